@@ -1,0 +1,108 @@
+"""Hash values to balanced clusters."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+
+class Clustering(NamedTuple):
+    """Which tokens share a cluster, in each hash round.
+
+    query_order: [*B, N, R, L, C] int32, the queries of cluster l of round r; T marks an empty slot.
+    key_order: [*B, N, R, L, ceil(S / L)] int32, the keys of the same cluster; S marks an empty slot.
+    """
+
+    query_order: Int[Array, "*B N R L C"]
+    key_order: Int[Array, "*B N R L K"]
+
+
+def sort_clustering(
+    query_hash: Float[Array, "*B N R T"],
+    key_hash: Float[Array, "*B N R S"],
+    mask: Bool[Array, "*#B #N 1 S"] | None = None,
+    *,
+    cluster_size: int,
+) -> Clustering:
+    """Assigns queries and keys to L = ceil(T / cluster_size) equal clusters by sorting hash values.
+
+    Queries and keys are sorted separately; cluster l is the l-th run of the sorted queries with the
+    l-th run of the sorted keys. Runs differ in length by one token at most, so that lengths which L
+    does not divide are spread over all clusters. Masked keys take no slot.
+
+    Args:
+        query_hash: [*B, N, R, T].
+        key_hash: [*B, N, R, S].
+        mask: [*B, 1|N, 1, S], True keeps a key.
+        cluster_size: C, queries a cluster; a cluster holds ceil(S / L) keys.
+
+    Returns:
+        The clusters of each round.
+
+    Raises:
+        ValueError: cluster_size is not positive.
+
+    Source: SMYRF (arXiv:2010.05315), section 3 (adaptive balanced clusters).
+    """
+    if cluster_size < 1:
+        raise ValueError(f"cluster_size must be positive, got cluster_size={cluster_size}.")
+    num_queries, num_keys = query_hash.shape[-1], key_hash.shape[-1]
+    # No queries still make one (empty) cluster, so that no shape is zero by accident.
+    num_clusters = max(1, -(-num_queries // cluster_size))
+    if mask is not None:
+        key_hash = jnp.where(mask, key_hash, jnp.inf)
+        num_kept = jnp.sum(mask, axis=-1, dtype=jnp.int32)  # [*B, 1|N, 1]
+        num_kept = jnp.broadcast_to(num_kept, key_hash.shape[:-1])
+    else:
+        num_kept = None
+    return Clustering(
+        _equal_runs(jnp.argsort(query_hash, axis=-1), num_clusters, min(cluster_size, num_queries)),
+        _equal_runs(
+            jnp.argsort(key_hash, axis=-1), num_clusters, -(-num_keys // num_clusters), num_kept
+        ),
+    )
+
+
+def _equal_runs(
+    order: Int[Array, "*A T"],
+    num_clusters: int,
+    size: int,
+    num_kept: Int[Array, "*A"] | None = None,
+) -> Int[Array, "*A L C"]:
+    """Cuts the first num_kept (all, if None) of `order` into runs whose lengths differ by one at most."""
+    length, order = order.shape[-1], order.astype(jnp.int32)
+    if length == 0 or (num_kept is None and length == num_clusters * size):
+        return order.reshape(*order.shape[:-1], num_clusters, size)
+    if num_kept is None:
+        num_kept = jnp.full(order.shape[:-1], length, jnp.int32)
+    shape = (*num_kept.shape, num_clusters)
+    share, extra = jnp.divmod(num_kept[..., None], num_clusters)
+    cluster = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    start = cluster * share + jnp.minimum(cluster, extra)
+    run = share + (cluster < extra)
+    slot = jax.lax.broadcasted_iota(jnp.int32, (*shape, size), len(shape))
+    places = (start[..., None] + slot).reshape(*num_kept.shape, num_clusters * size)
+    tokens = jnp.take_along_axis(order, places, axis=-1, mode="clip").reshape(slot.shape)
+    return jnp.where(slot < run[..., None], tokens, length)
+
+
+def cluster_of_tokens(order: Int[Array, "*A L C"], length: int) -> Int[Array, "*A T"]:
+    """The cluster that each token is in: the inverse of an order.
+
+    Args:
+        order: [..., L, C] token indices, as in `Clustering`; `length` marks an empty slot.
+        length: T or S.
+
+    Returns:
+        [..., length] int32, and -1 for a token that is in no cluster.
+    """
+    batch, (num_clusters, size) = order.shape[:-2], order.shape[-2:]
+    clusters = jnp.repeat(jnp.arange(num_clusters, dtype=jnp.int32), size)
+
+    def scatter(row: Array) -> Array:
+        return jnp.full(length, -1, jnp.int32).at[row].set(clusters, mode="drop")
+
+    rows = jax.vmap(scatter)(order.reshape(-1, num_clusters * size))
+    return rows.reshape(*batch, length)

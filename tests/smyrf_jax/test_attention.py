@@ -1,0 +1,241 @@
+"""clustered_attention and smyrf_attention against dense references, and what must hold for any input."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smyrf_jax
+from smyrf_jax import cluster_of_tokens, clustered_attention, dense_attention, smyrf_attention
+from smyrf_jax import e2lsh, gaussian_directions, sort_clustering, xbox_plus
+
+# B, T, S, N, D, V: self-attention, BigGAN's pooled keys, lengths that divide nothing, one token.
+SHAPES = [(2, 16, 16, 2, 4, 4), (1, 32, 8, 1, 3, 6), (2, 13, 7, 2, 4, 5), (1, 1, 1, 1, 2, 2)]
+small = functools.partial(smyrf_attention, num_hashes=2, cluster_size=4)
+
+
+def arrays_of(shape, dtype=jnp.float32, seed=0):
+    batch, num_queries, num_keys, heads, width, value_width = shape
+    rngs = jax.random.split(jax.random.key(seed), 3)
+    sizes = [(num_queries, width), (num_keys, width), (num_keys, value_width)]
+    return [
+        jax.random.normal(rng, (batch, length, heads, size), dtype)
+        for rng, (length, size) in zip(rngs, sizes, strict=True)
+    ]
+
+
+def padding_mask(shape):
+    batch, _, num_keys, _, _, _ = shape
+    kept = np.arange(num_keys) < np.array([num_keys, max(num_keys // 2, 1)])[:batch, None]
+    return jnp.asarray(kept)[:, None, None, :]
+
+
+def cluster(query, key, mask=None, num_hashes=2, cluster_size=4, seed=3):
+    mapped = xbox_plus(query, key, mask)
+    directions = gaussian_directions(
+        jax.random.key(seed), num_hashes, mapped[0].shape[-1], mapped[0].dtype
+    )
+    hashes = [e2lsh(vectors, directions) for vectors in mapped]
+    return sort_clustering(*hashes, mask, cluster_size=cluster_size)
+
+
+def reference(query, key, value, clustering, mask=None, *, scale=None, deduplicate=False):
+    """Dense attention in which a pair counts as often as it shares a cluster: obvious and slow."""
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    of_query = cluster_of_tokens(clustering.query_order, query.shape[-3])
+    of_key = cluster_of_tokens(clustering.key_order, key.shape[-3])
+    met = (of_query[..., :, None] == of_key[..., None, :]) & (of_key[..., None, :] >= 0)
+    count = jnp.sum(met, axis=2)  # [B, N, T, S]
+    if deduplicate:
+        count = jnp.minimum(count, 1)
+    if mask is not None:
+        count = jnp.where(mask, count, 0)
+    logits = scale * jnp.einsum("btnd,bsnd->bnts", query, key)
+    weights = count * jnp.exp(logits)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = weights / jnp.where(total > 0, total, 1)
+    return jnp.einsum("bnts,bsnv->btnv", weights, value)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_values_and_gradients_equal_the_reference(shape, masked, deduplicate):
+    with jax.enable_x64(True):
+        arrays = arrays_of(shape, jnp.float64)
+        mask = padding_mask(shape) if masked else None
+        clustering = cluster(*arrays[:2], mask)
+
+        def run(attend):
+            def loss(*arrays):
+                output = attend(*arrays, clustering, mask, deduplicate=deduplicate, scale=0.7)
+                return jnp.sum(jnp.sin(output)), output
+
+            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
+
+        chex.assert_trees_all_close(run(clustered_attention), run(reference), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_cluster_is_dense_attention_for_any_rng(shape, masked, dtype):
+    arrays = arrays_of(shape, dtype)
+    mask = padding_mask(shape) if masked else None
+    expected = dense_attention(*arrays, mask)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    for seed in range(2):
+        output = smyrf_attention(
+            *arrays, mask, rng=jax.random.key(seed), num_hashes=3, cluster_size=shape[1]
+        )
+        assert output.dtype == dtype
+        chex.assert_trees_all_close(
+            *(array.astype(jnp.float32) for array in (output, expected)),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_dense_attention_is_that_of_jax_nn(masked):
+    shape = SHAPES[2]
+    arrays = arrays_of((*shape[:-1], shape[-2]))  # jax.nn wants V = D
+    mask = padding_mask(shape) if masked else None
+    expected = jax.nn.dot_product_attention(*arrays, mask=mask)
+    chex.assert_trees_all_close(dense_attention(*arrays, mask), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("attend", [small, dense_attention])
+def test_rows_without_keys_are_zero_and_have_no_gradient(attend):
+    arrays = arrays_of(SHAPES[0])
+    mask = jnp.zeros((2, 1, 1, 16), bool).at[1].set(True)
+    grads, output = jax.grad(
+        lambda *a: (lambda o: (jnp.sum(o**2), o))(attend(*a, mask, rng=jax.random.key(0))),
+        argnums=(0, 1, 2),
+        has_aux=True,
+    )(*arrays)
+    chex.assert_tree_all_finite((grads, output))
+    for array in (output, *grads):
+        np.testing.assert_array_equal(array[0], 0)
+        assert jnp.any(array[1] != 0)
+    no_keys = [arrays[0], arrays[1][:, :0], arrays[2][:, :0]]
+    np.testing.assert_array_equal(attend(*no_keys, rng=jax.random.key(0)), 0)
+
+
+def test_masked_keys_and_other_samples_never_leak():
+    shape = SHAPES[2]
+    arrays, mask = arrays_of(shape), padding_mask(shape)
+    output = small(*arrays, mask, rng=jax.random.key(0))
+    poisoned = [jnp.where(mask[:, 0, 0, :, None, None], array, 1e9) for array in arrays[1:]]
+    chex.assert_trees_all_equal(small(arrays[0], *poisoned, mask, rng=jax.random.key(0)), output)
+    other = [array.at[1].set(1e9) for array in arrays]
+    chex.assert_trees_all_equal(small(*other, mask, rng=jax.random.key(0))[0], output[0])
+    heads = [array.at[:, :, 1].set(1e9) for array in arrays]
+    chex.assert_trees_all_equal(
+        small(*heads, mask, rng=jax.random.key(0))[:, :, 0], output[:, :, 0]
+    )
+
+
+def test_masks_differ_by_sample_and_head():
+    arrays = arrays_of(SHAPES[0])
+    mask = jax.random.bernoulli(jax.random.key(1), 0.6, (2, 2, 1, 16))
+    output = smyrf_attention(*arrays, mask, rng=jax.random.key(0), num_hashes=2, cluster_size=16)
+    for sample in range(2):
+        for head in range(2):
+            kept = np.flatnonzero(mask[sample, head, 0])
+            query, key, value = (array[sample : sample + 1, :, head : head + 1] for array in arrays)
+            expected = dense_attention(query, key[:, kept], value[:, kept])
+            chex.assert_trees_all_close(
+                output[sample, :, head], expected[0, :, 0], rtol=1e-5, atol=1e-6
+            )
+
+
+def test_permuting_tokens_permutes_the_output():
+    arrays = arrays_of(SHAPES[0])
+    queries, keys = (jax.random.permutation(jax.random.key(seed), 16) for seed in (5, 6))
+    output = small(*arrays, rng=jax.random.key(0))
+    permuted = small(
+        arrays[0][:, queries], arrays[1][:, keys], arrays[2][:, keys], rng=jax.random.key(0)
+    )
+    chex.assert_trees_all_close(permuted, output[:, queries], rtol=1e-5, atol=1e-6)
+
+
+def test_jit_vmap_remat_and_pmap_compose():
+    arrays = arrays_of((8, 13, 7, 2, 4, 5))
+    attend = functools.partial(small, rng=jax.random.key(0))
+    expected = attend(*arrays)
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+    close(jax.jit(attend)(*arrays), expected)
+    close(jax.vmap(attend)(*arrays), expected)
+    heads_outside = [jnp.moveaxis(array, 2, 0)[:, :, :, None] for array in arrays]
+    close(jnp.moveaxis(jax.vmap(attend)(*heads_outside)[..., 0, :], 0, 2), expected)
+    split = [array.reshape(8, 1, *array.shape[1:]) for array in arrays]
+    close(jax.pmap(attend)(*split).reshape(expected.shape), expected)
+
+    def loss(attend, *arrays):
+        return jnp.sum(attend(*arrays) ** 2)
+
+    grad = functools.partial(jax.grad, argnums=(1, 2, 3))
+    close(
+        jax.jit(grad(functools.partial(loss, jax.checkpoint(attend)), argnums=(0, 1, 2)))(*arrays),
+        grad(loss)(attend, *arrays),
+    )
+
+
+def test_a_query_in_no_cluster_gets_zeros_and_a_batch_may_be_empty():
+    arrays = arrays_of(SHAPES[0])
+    clustering = cluster(*arrays[:2])
+    clustering = clustering._replace(query_order=jnp.full_like(clustering.query_order, 16))
+    np.testing.assert_array_equal(clustered_attention(*arrays, clustering), 0)
+    empty = [array[:0] for array in arrays]
+    chex.assert_shape(small(*empty, rng=jax.random.key(0)), (0, 16, 2, 4))
+
+
+def test_the_rng_decides_and_more_hashes_come_nearer_to_dense():
+    arrays = arrays_of((2, 256, 256, 2, 8, 8))
+    chex.assert_trees_all_equal(*(small(*arrays, rng=jax.random.key(1)) for _ in range(2)))
+    assert jnp.any(small(*arrays, rng=jax.random.key(1)) != small(*arrays, rng=jax.random.key(2)))
+    dense = dense_attention(*arrays)
+    errors = [
+        jnp.linalg.norm(
+            smyrf_attention(*arrays, rng=jax.random.key(0), num_hashes=rounds, cluster_size=32)
+            - dense
+        )
+        for rounds in (1, 4, 16)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hashes": 0}, "num_hashes must be positive, got num_hashes=0"),
+        ({"cluster_size": -1}, "cluster_size must be positive, got cluster_size=-1"),
+        ({"key": jnp.zeros((2, 16, 2, 5))}, "one width.*5"),
+        ({"key": jnp.zeros((2, 16, 3, 4))}, "same batch and heads.*3"),
+        ({"value": jnp.zeros((2, 15, 2, 4))}, "key and value should differ in width only.*15"),
+        ({"mask": jnp.zeros((2, 1, 16, 16), bool)}, "key-padding mask.*16, 16"),
+        ({"mask": jnp.zeros((2, 1, 1, 16))}, "mask should be boolean.*float32"),
+        ({"query": jnp.zeros((4, 4))}, "query should be"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    query, key, value = arrays_of(SHAPES[0])
+    arguments = {"query": query, "key": key, "value": value, "num_hashes": 1, "cluster_size": 4}
+    # Beyond the shape checks of the tests' own type hook, as a user meets it.
+    attend = getattr(smyrf_jax.smyrf_attention, "__wrapped__", smyrf_jax.smyrf_attention)
+    with pytest.raises(Exception, match=message) as error:  # noqa: PT011
+        attend(rng=jax.random.key(0), **(arguments | change))
+    assert isinstance(error.value, ValueError)
+
+
+def test_a_clustering_of_another_batch_is_refused():
+    arrays = arrays_of(SHAPES[0])
+    clustering = cluster(*(array[:1] for array in arrays[:2]))
+    attend = getattr(clustered_attention, "__wrapped__", clustered_attention)
+    with pytest.raises(ValueError, match="clustering should hold orders"):
+        attend(*arrays, clustering)

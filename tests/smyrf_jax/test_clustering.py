@@ -1,0 +1,55 @@
+"""Orders are permutations, clusters are balanced, masked keys take no slot."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smyrf_jax import cluster_of_tokens, sort_clustering
+
+
+@pytest.mark.parametrize(
+    ("num_queries", "num_keys", "cluster_size"),
+    [(16, 16, 4), (16, 4, 4), (13, 7, 4), (7, 13, 3), (5, 5, 9), (3, 1, 1), (0, 4, 4), (4, 0, 2)],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_token_has_one_slot_and_clusters_are_balanced(
+    num_queries, num_keys, cluster_size, masked
+):
+    rngs = jax.random.split(jax.random.key(0), 3)
+    query_hash = jax.random.normal(rngs[0], (2, 3, 2, num_queries))
+    key_hash = jax.random.normal(rngs[1], (2, 3, 2, num_keys))
+    mask = jax.random.bernoulli(rngs[2], 0.6, (2, 1, 1, num_keys)) if masked else None
+    clustering = sort_clustering(query_hash, key_hash, mask, cluster_size=cluster_size)
+    num_clusters = max(1, -(-num_queries // cluster_size))
+    assert clustering.query_order.shape[-2] == clustering.key_order.shape[-2] == num_clusters
+    assert clustering.key_order.shape[-1] == -(-num_keys // num_clusters)
+    for sample in range(2):
+        kept = np.arange(num_keys) if mask is None else np.flatnonzero(mask[sample, 0, 0])
+        check_rows(clustering.query_order[sample], query_hash[sample], np.arange(num_queries))
+        check_rows(clustering.key_order[sample], key_hash[sample], kept)
+
+
+def check_rows(orders, hashes, kept):
+    length = hashes.shape[-1]
+    clusters = cluster_of_tokens(orders, length)
+    for order, row, cluster in zip(
+        np.asarray(orders).reshape(-1, *orders.shape[-2:]),
+        np.asarray(hashes).reshape(-1, length),
+        np.asarray(clusters).reshape(-1, length),
+        strict=True,
+    ):
+        tokens = [[token for token in run if token != length] for run in order.tolist()]
+        assert sorted(sum(tokens, [])) == kept.tolist()
+        sizes = [len(run) for run in tokens]
+        assert max(sizes) - min(sizes) <= 1
+        values = row[sum(tokens, [])]
+        assert np.all(np.diff(values) >= 0)
+        for index, run in enumerate(tokens):
+            assert np.all(cluster[run] == index)
+        assert np.all(cluster[np.setdiff1d(np.arange(length), kept)] == -1)
+
+
+def test_a_cluster_size_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="cluster_size=0"):
+        sort_clustering(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1, 4)), cluster_size=0)

@@ -1,0 +1,36 @@
+"""Imports point one way."""
+
+import ast
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+FORBIDDEN = {
+    "smyrf_jax": {"biggan", "transformer", "launch", "configs"},
+    "biggan": {"transformer", "launch", "configs"},
+    "configs": {"smyrf_jax", "biggan", "transformer", "launch"},
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_imports_point_one_way():
+    files = 0
+    for package, forbidden in FORBIDDEN.items():
+        for path in (ROOT / package).rglob("*.py"):
+            files += 1
+            roots = {name.split(".")[0] for name in imported(path)}
+            assert not roots & forbidden, f"{path} imports {roots & forbidden}"
+    assert files > 10
+
+
+def test_only_the_entry_points_read_a_config():
+    entry = {"train.py", "sample.py", "experiment.py"}
+    for path in (ROOT / "biggan").rglob("*.py"):
+        if path.name not in entry:
+            assert not any(name.startswith("ml_collections") for name in imported(path)), path
