@@ -163,13 +163,13 @@ def _rows_attention(scale: float, deduplicate: bool):
 
 def _take(tokens: Array, order: Int[Array, "L C"]) -> Array:
     """Rows of tokens [T, ...] in the order [L, C]; zeros (False) in empty slots."""
-    return jnp.take(tokens, order, axis=0, mode="fill", fill_value=0)
+    return tokens.at[order].get(mode="fill", fill_value=0)
 
 
 def _put(rows: Array, order: Int[Array, "L C"], length: int, empty: float) -> Array:
     """The inverse of _take: rows [L, C, ...] back to [length, ...]; `empty` where no row goes."""
     tokens = jnp.full((length, *rows.shape[2:]), empty, rows.dtype)
-    return tokens.at[order].set(rows, mode="drop", unique_indices=False)
+    return tokens.at[order].set(rows, mode="drop")
 
 
 def _times_met(

@@ -1,5 +1,6 @@
 """Hash values to balanced clusters."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -104,5 +105,5 @@ def cluster_of_tokens(order: Int[Array, "*A L C"], length: int) -> Int[Array, "*
     def scatter(row: Array) -> Array:
         return jnp.full(length, -1, jnp.int32).at[row].set(clusters, mode="drop")
 
-    rows = jax.vmap(scatter)(order.reshape(-1, num_clusters * size))
+    rows = jax.vmap(scatter)(order.reshape(math.prod(batch), num_clusters * size))
     return rows.reshape(*batch, length)

@@ -15,7 +15,8 @@ from smyrf_jax import e2lsh, gaussian_directions, sort_clustering, xbox_plus
 
 # B, T, S, N, D, V: self-attention, BigGAN's pooled keys, lengths that divide nothing, one token.
 SHAPES = [(2, 16, 16, 2, 4, 4), (1, 32, 8, 1, 3, 6), (2, 13, 7, 2, 4, 5), (1, 1, 1, 1, 2, 2)]
-small = functools.partial(smyrf_attention, num_hashes=2, cluster_size=4)
+small = jax.jit(functools.partial(smyrf_attention, num_hashes=2, cluster_size=4))
+dense = jax.jit(dense_attention)
 
 
 def arrays_of(shape, dtype=jnp.float32, seed=0):
@@ -88,10 +89,11 @@ def test_one_cluster_is_dense_attention_for_any_rng(shape, masked, dtype):
     mask = padding_mask(shape) if masked else None
     expected = dense_attention(*arrays, mask)
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    attend = jax.jit(
+        functools.partial(smyrf_attention, num_hashes=3, cluster_size=shape[1])
+    )
     for seed in range(2):
-        output = smyrf_attention(
-            *arrays, mask, rng=jax.random.key(seed), num_hashes=3, cluster_size=shape[1]
-        )
+        output = attend(*arrays, mask, rng=jax.random.key(seed))
         assert output.dtype == dtype
         chex.assert_trees_all_close(
             *(array.astype(jnp.float32) for array in (output, expected)),
@@ -109,15 +111,16 @@ def test_dense_attention_is_that_of_jax_nn(masked):
     chex.assert_trees_all_close(dense_attention(*arrays, mask), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("attend", [small, dense_attention])
+@pytest.mark.parametrize("attend", [small, dense])
 def test_rows_without_keys_are_zero_and_have_no_gradient(attend):
     arrays = arrays_of(SHAPES[0])
     mask = jnp.zeros((2, 1, 1, 16), bool).at[1].set(True)
-    grads, output = jax.grad(
-        lambda *a: (lambda o: (jnp.sum(o**2), o))(attend(*a, mask, rng=jax.random.key(0))),
-        argnums=(0, 1, 2),
-        has_aux=True,
-    )(*arrays)
+
+    def loss(*arrays):
+        output = attend(*arrays, mask, rng=jax.random.key(0))
+        return jnp.sum(output**2), output
+
+    grads, output = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
     chex.assert_tree_all_finite((grads, output))
     for array in (output, *grads):
         np.testing.assert_array_equal(array[0], 0)
@@ -143,7 +146,8 @@ def test_masked_keys_and_other_samples_never_leak():
 def test_masks_differ_by_sample_and_head():
     arrays = arrays_of(SHAPES[0])
     mask = jax.random.bernoulli(jax.random.key(1), 0.6, (2, 2, 1, 16))
-    output = smyrf_attention(*arrays, mask, rng=jax.random.key(0), num_hashes=2, cluster_size=16)
+    attend = jax.jit(functools.partial(smyrf_attention, num_hashes=2, cluster_size=16))
+    output = attend(*arrays, mask, rng=jax.random.key(0))
     for sample in range(2):
         for head in range(2):
             kept = np.flatnonzero(mask[sample, head, 0])
@@ -166,24 +170,25 @@ def test_permuting_tokens_permutes_the_output():
 
 def test_jit_vmap_remat_and_pmap_compose():
     arrays = arrays_of((8, 13, 7, 2, 4, 5))
-    attend = functools.partial(small, rng=jax.random.key(0))
+    eager = functools.partial(smyrf_attention, num_hashes=2, cluster_size=4)
+    attend = functools.partial(eager, rng=jax.random.key(0))
     expected = attend(*arrays)
     close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
     close(jax.jit(attend)(*arrays), expected)
-    close(jax.vmap(attend)(*arrays), expected)
+    close(jax.jit(jax.vmap(attend))(*arrays), expected)
     heads_outside = [jnp.moveaxis(array, 2, 0)[:, :, :, None] for array in arrays]
-    close(jnp.moveaxis(jax.vmap(attend)(*heads_outside)[..., 0, :], 0, 2), expected)
+    close(jnp.moveaxis(jax.jit(jax.vmap(attend))(*heads_outside)[..., 0, :], 0, 2), expected)
     split = [array.reshape(8, 1, *array.shape[1:]) for array in arrays]
     close(jax.pmap(attend)(*split).reshape(expected.shape), expected)
 
     def loss(attend, *arrays):
         return jnp.sum(attend(*arrays) ** 2)
 
-    grad = functools.partial(jax.grad, argnums=(1, 2, 3))
-    close(
-        jax.jit(grad(functools.partial(loss, jax.checkpoint(attend)), argnums=(0, 1, 2)))(*arrays),
-        grad(loss)(attend, *arrays),
-    )
+    gradients = [
+        jax.jit(jax.grad(functools.partial(loss, function), argnums=(0, 1, 2)))(*arrays)
+        for function in (attend, jax.checkpoint(attend))
+    ]
+    close(*gradients)
 
 
 def test_a_query_in_no_cluster_gets_zeros_and_a_batch_may_be_empty():
@@ -199,14 +204,14 @@ def test_the_rng_decides_and_more_hashes_come_nearer_to_dense():
     arrays = arrays_of((2, 256, 256, 2, 8, 8))
     chex.assert_trees_all_equal(*(small(*arrays, rng=jax.random.key(1)) for _ in range(2)))
     assert jnp.any(small(*arrays, rng=jax.random.key(1)) != small(*arrays, rng=jax.random.key(2)))
-    dense = dense_attention(*arrays)
-    errors = [
-        jnp.linalg.norm(
-            smyrf_attention(*arrays, rng=jax.random.key(0), num_hashes=rounds, cluster_size=32)
-            - dense
-        )
-        for rounds in (1, 4, 16)
-    ]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def error(rounds):
+        rng = jax.random.key(0)
+        output = smyrf_attention(*arrays, rng=rng, num_hashes=rounds, cluster_size=32)
+        return jnp.linalg.norm(output - dense_attention(*arrays))
+
+    errors = [error(rounds) for rounds in (1, 4, 16)]
     assert errors[0] > errors[1] > errors[2]
 
 

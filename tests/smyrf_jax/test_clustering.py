@@ -1,5 +1,7 @@
 """Orders are permutations, clusters are balanced, masked keys take no slot."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,8 @@ def test_every_token_has_one_slot_and_clusters_are_balanced(
     query_hash = jax.random.normal(rngs[0], (2, 3, 2, num_queries))
     key_hash = jax.random.normal(rngs[1], (2, 3, 2, num_keys))
     mask = jax.random.bernoulli(rngs[2], 0.6, (2, 1, 1, num_keys)) if masked else None
-    clustering = sort_clustering(query_hash, key_hash, mask, cluster_size=cluster_size)
+    sort = jax.jit(functools.partial(sort_clustering, cluster_size=cluster_size))
+    clustering = sort(query_hash, key_hash, mask)
     num_clusters = max(1, -(-num_queries // cluster_size))
     assert clustering.query_order.shape[-2] == clustering.key_order.shape[-2] == num_clusters
     assert clustering.key_order.shape[-1] == -(-num_keys // num_clusters)

@@ -1,0 +1,198 @@
+"""Layers that the generator and the discriminator share.
+
+Spectral norm and batch norm are linen's. Three things of theirs differ from the PyTorch BigGAN:
+- linen floors a norm as sqrt(|x|^2 + epsilon), PyTorch as max(|x|, eps): `epsilon` here is eps^2.
+- In evaluation both take a fresh power step from the stored vector and do not store it: the same.
+- linen's running variance is the biased batch variance, PyTorch's the unbiased one (n / (n - 1) times
+  larger). linen's is kept; nothing in training reads it, and converted weights bring their own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+SPECTRAL_NORM = "spectral_norm"  # its own collection: an average of its vectors would shrink them
+
+orthogonal = nn.initializers.orthogonal()
+conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=orthogonal)
+conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=orthogonal)
+dense = functools.partial(nn.Dense, kernel_init=orthogonal)
+
+# (query [B, T, 1, D], key [B, S, 1, D], value [B, S, 1, V], rng=, scale=) -> [B, T, 1, V]
+AttentionFn = Callable[..., Array]
+
+
+def spectral(layer: nn.Module, eps: float) -> Callable[[Array, bool], Array]:
+    """`layer` with its kernel over its largest singular value; call it with (inputs, train).
+
+    One power iteration a call; with train the vector is stored. eps floors the vectors' norms.
+    Source: Miyato et al., 2018 (arXiv:1802.05957).
+    """
+    normed = nn.SpectralNorm(
+        layer, epsilon=eps**2, collection_name=SPECTRAL_NORM, name=f"{layer.name}_norm"
+    )
+    return lambda inputs, train: normed(inputs, update_stats=train)
+
+
+def batch_norm(train: bool, eps: float, axis_name: str | None, name: str, affine: bool) -> Any:
+    """nn.BatchNorm of the batch (train) or of the running statistics, over axis_name if given."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=BATCH_NORM_MOMENTUM,
+        epsilon=eps,
+        use_scale=affine,
+        use_bias=affine,
+        axis_name=axis_name,
+        name=name,
+    )
+
+
+BATCH_NORM_MOMENTUM = 0.9  # PyTorch's 0.1
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm with a gain 1 + g(y) and a bias b(y) of the condition.
+
+    Integer conditions [B] look the gain and bias up in plain class tables; vectors [B, E] go through
+    linear layers with spectral norm and without bias.
+
+    Source: BigGAN (arXiv:1809.11096), appendix B.
+    """
+
+    num_classes: int
+    bn_eps: float
+    sn_eps: float
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "B H W C"], condition: Array, train: bool
+    ) -> Float[Array, "B H W C"]:
+        channels = inputs.shape[-1]
+
+        def linear(name: str) -> Array:
+            if jnp.issubdtype(condition.dtype, jnp.integer):
+                table = nn.Embed(
+                    self.num_classes, channels, embedding_init=orthogonal, name=name
+                )
+                return table(condition)[:, None, None]
+            layer = dense(channels, use_bias=False, name=name)
+            return spectral(layer, self.sn_eps)(condition, train)[:, None, None]
+
+        normed = batch_norm(train, self.bn_eps, self.axis_name, "norm", affine=False)(inputs)
+        return normed * (1 + linear("gain")) + linear("bias")
+
+
+class AttentionBlock(nn.Module):
+    """x + gamma * o(attention(theta(x), pool(phi(x)), pool(g(x)))), gamma from 0.
+
+    1x1 convolutions without bias: C/8 channels for query and key, C/2 for value; key and value are
+    max-pooled 2x2; the logits are not scaled. One head.
+
+    Source: SAGAN (arXiv:1805.08318), section 3, as in BigGAN.
+    """
+
+    attention_fn: AttentionFn
+    sn_eps: float
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
+        batch, height, width, channels = inputs.shape
+
+        def conv(features: int, name: str, x: Array) -> Array:
+            return spectral(conv1x1(features, use_bias=False, name=name), self.sn_eps)(x, train)
+
+        def tokens(x: Array) -> Array:
+            return x.reshape(batch, -1, 1, x.shape[-1])
+
+        def pooled(x: Array) -> Array:
+            return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+        query = tokens(conv(channels // 8, "theta", inputs))
+        key = tokens(pooled(conv(channels // 8, "phi", inputs)))
+        value = tokens(pooled(conv(channels // 2, "g", inputs)))
+        output = self.attention_fn(query, key, value, rng=self.make_rng("hash"), scale=1.0)
+        output = conv(channels, "o", output.reshape(batch, height, width, channels // 2))
+        gamma = self.param("gamma", nn.initializers.zeros, ())
+        return gamma * output + inputs
+
+
+class ClassProjection(nn.Module):
+    """Class vectors, stored [features, num_classes], so that spectral norm starts its power step at
+    the class axis, as the PyTorch BigGAN's does."""
+
+    num_classes: int
+    features: int
+
+    @nn.compact
+    def __call__(self, labels: Int[Array, " B"]) -> Float[Array, "B F"]:
+        kernel = self.param("kernel", orthogonal, (self.features, self.num_classes))
+        return jnp.take(kernel, labels, axis=1, mode="clip").T
+
+
+def upsample(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
+    """Nearest neighbour, twice the size."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def downsample(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
+    """2x2 average, half the size."""
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+class GeneratorBlock(nn.Module):
+    """bn, relu, up, conv, bn, relu, conv; plus up, 1x1 conv. Twice the size.
+
+    Source: BigGAN (arXiv:1809.11096), figure 15b.
+    """
+
+    channels: int
+    num_classes: int
+    bn_eps: float
+    sn_eps: float
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array, train: bool) -> Array:
+        norm = functools.partial(
+            ConditionalBatchNorm, self.num_classes, self.bn_eps, self.sn_eps, self.axis_name
+        )
+        hidden = jax.nn.relu(norm(name="bn1")(x, condition, train))
+        hidden = spectral(conv3x3(self.channels, name="conv1"), self.sn_eps)(upsample(hidden), train)
+        hidden = jax.nn.relu(norm(name="bn2")(hidden, condition, train))
+        hidden = spectral(conv3x3(self.channels, name="conv2"), self.sn_eps)(hidden, train)
+        shortcut = conv1x1(self.channels, name="conv_shortcut")
+        return hidden + spectral(shortcut, self.sn_eps)(upsample(x), train)
+
+
+class DiscriminatorBlock(nn.Module):
+    """relu, conv, relu, conv, [down]; plus 1x1 conv, [down].
+
+    The first block has no relu at its entrance, and its shortcut pools before the 1x1 conv.
+
+    Source: BigGAN (arXiv:1809.11096), figure 15c.
+    """
+
+    channels: int
+    first: bool
+    down: bool
+    sn_eps: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        hidden = x if self.first else jax.nn.relu(x)
+        hidden = spectral(conv3x3(self.channels, name="conv1"), self.sn_eps)(hidden, train)
+        hidden = jax.nn.relu(hidden)
+        hidden = spectral(conv3x3(self.channels, name="conv2"), self.sn_eps)(hidden, train)
+        pool = downsample if self.down else lambda x: x
+        shortcut = pool(x) if self.first else x
+        if self.down or x.shape[-1] != self.channels:
+            layer = conv1x1(self.channels, name="conv_shortcut")
+            shortcut = spectral(layer, self.sn_eps)(shortcut, train)
+        return pool(hidden) + (shortcut if self.first else pool(shortcut))

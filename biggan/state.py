@@ -1,0 +1,78 @@
+"""The state of a training run: one pytree, the same on every replica."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Int, Key, PyTree
+
+from biggan.discriminator import Discriminator
+from biggan.generator import Generator
+
+
+class NetworkState(flax.struct.PyTreeNode):
+    """params; stats: the other collections (batch_stats, spectral_norm); opt_state."""
+
+    params: PyTree
+    stats: dict[str, PyTree]
+    opt_state: PyTree
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What the network's `apply` takes."""
+        return {"params": self.params, **self.stats}
+
+
+class GANState(flax.struct.PyTreeNode):
+    """step: updates of the generator so far. ema: averaged params and batch_stats of the generator."""
+
+    step: Int[Array, ""]
+    generator: NetworkState
+    discriminator: NetworkState
+    ema: dict[str, PyTree] | None
+
+    def sampling_variables(self) -> dict[str, PyTree]:
+        """The generator's variables for sampling: averaged where there is an average.
+
+        Spectral-norm vectors are the live ones: an average of them would shrink.
+        """
+        return {**self.generator.variables, **(self.ema or {})}
+
+
+def init_state(
+    rng: Key[Array, ""],
+    generator: Generator,
+    discriminator: Discriminator,
+    g_optimizer: optax.GradientTransformation,
+    d_optimizer: optax.GradientTransformation,
+    ema: bool,
+) -> GANState:
+    """A fresh state: orthogonal kernels, zero biases (the original keeps PyTorch's small random ones)."""
+    rngs = dict(zip(["g", "d", "g_hash", "d_hash"], jax.random.split(rng, 4), strict=True))
+    labels = jnp.zeros(1, jnp.int32)
+    noise = jnp.zeros((1, generator.noise_width))
+    images = jnp.zeros((1, discriminator.resolution, discriminator.resolution, 3))
+
+    def network(module: Any, name: str, inputs: Array, optimizer: Any) -> NetworkState:
+        streams = {"params": rngs[name], "hash": rngs[f"{name}_hash"]}
+        variables = module.init(streams, inputs, labels, train=False)
+        params = variables.pop("params")
+        return NetworkState(params, variables, optimizer.init(params))
+
+    state = GANState(
+        step=jnp.zeros((), jnp.int32),
+        generator=network(generator, "g", noise, g_optimizer),
+        discriminator=network(discriminator, "d", images, d_optimizer),
+        ema=None,
+    )
+    if ema:
+        average = {
+            "params": state.generator.params,
+            "batch_stats": state.generator.stats["batch_stats"],
+        }
+        # Copies: a donated state must not hold one buffer twice.
+        state = state.replace(ema=jax.tree.map(jnp.copy, average))
+    return state

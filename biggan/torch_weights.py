@@ -1,0 +1,107 @@
+"""Weights of the PyTorch BigGAN program in this package's networks.
+
+Source of the names: BigGAN-PyTorch (github.com/ajbrock/BigGAN-PyTorch) and its descendants, with
+batch statistics under stored_mean and stored_var.
+"""
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+# Our scope -> theirs; a block is followed by its number.
+_SCOPES = {
+    "conv_shortcut": "conv_sc",
+    "output_norm": "output_layer.0",
+    "output_conv": "output_layer.2",
+}
+# `norm` is the batch norm inside ours; its statistics belong to the scope around it in theirs.
+_LEAVES = {
+    "kernel": "weight",
+    "embedding": "weight",
+    "scale": "gain",
+    "mean": "stored_mean",
+    "var": "stored_var",
+    "u": "u0",
+    "sigma": "sv0",
+}
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+    """The name in a PyTorch state dict of the variable at `path`, a collection's path of ours."""
+    *scopes, leaf = [part for name in path for part in name.split("/")]
+    # Spectral-norm variables: block0, conv1_norm, conv1/kernel/u.
+    scopes = [scope for scope in scopes if not scope.endswith("_norm") or scope == "output_norm"]
+    scopes = [scope for scope in scopes if scope not in ("norm", "kernel")]
+    names = []
+    for scope in scopes:
+        numbered = re.fullmatch(r"(block|attention)(\d+)", scope)
+        if numbered:
+            names.append(f"blocks.{numbered[2]}.{int(numbered[1] == 'attention')}")
+        else:
+            names.append(_SCOPES.get(scope, scope))
+    return ".".join([*names, _LEAVES.get(leaf, leaf)])
+
+
+def from_state_dict(variables: Any, state_dict: Mapping[str, Any]) -> Any:
+    """`variables` with the values of a PyTorch state dict.
+
+    Args:
+        variables: of a Generator or Discriminator, as of `init` (shapes suffice: jax.eval_shape).
+        state_dict: name -> array, as `read_state_dict` gives it.
+
+    Returns:
+        The same tree, with NumPy arrays in the dtype of the state dict.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or has another shape; names it.
+    """
+    unused = set(state_dict)
+
+    def value(path: Any, leaf: Any) -> np.ndarray:
+        names = tuple(entry.key for entry in path[1:])  # without the collection
+        name = torch_name(names)
+        if name not in state_dict:
+            raise ValueError(f"the weights have no tensor {name!r}; is it the same architecture?")
+        unused.discard(name)
+        array = np.asarray(state_dict[name])
+        if names[-1].endswith(("/u", "/sigma")):
+            array = array.reshape(leaf.shape) if array.size == leaf.size else array
+        elif names[-1] == "kernel":
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+        if array.shape != leaf.shape:
+            raise ValueError(
+                f"tensor {name!r} has the shape {np.shape(state_dict[name])}, "
+                f"which does not fit {leaf.shape} at {'/'.join(names)}."
+            )
+        return array
+
+    result = jax.tree_util.tree_map_with_path(value, variables)
+    if unused:
+        raise ValueError(f"the weights have tensors left over: {sorted(unused)}.")
+    return result
+
+
+def read_state_dict(path: str) -> dict[str, np.ndarray]:
+    """A state dict from a .pth file (wants torch) or an .npz file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: the file is not .npz, and torch is not installed.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"there is no weights file {path}.")
+    if path.endswith(".npz"):
+        with np.load(path) as file:
+            return dict(file)
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} wants torch: pip install torch, or convert the file to .npz once."
+        ) from error
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
