@@ -24,9 +24,7 @@ def check_fields(network: str, resolution: int, attention: Iterable[int]) -> Non
     network: "generator" or "discriminator". attention: map sizes.
     """
     if resolution not in GENERATOR:
-        raise ValueError(
-            f"{network}.resolution should be one of {sorted(GENERATOR)}, but got {resolution}."
-        )
+        raise ValueError(f"{network}.resolution should be one of {sorted(GENERATOR)}, but got {resolution}.")
     if network == "generator":
         sizes = {8 << index for index in range(len(GENERATOR[resolution]) - 1)}
     else:

@@ -9,8 +9,15 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from biggan.architecture import DISCRIMINATOR, check_fields
-from biggan.layers import AttentionBlock, AttentionFn, ClassProjection, DiscriminatorBlock
-from biggan.layers import dense, spectral
+from biggan.layers import (
+    AttentionBlock,
+    AttentionFn,
+    ClassProjection,
+    DiscriminatorBlock,
+    dense,
+    spectral,
+)
+
 
 class Discriminator(nn.Module):
     """A score of each image: high for real, low for generated ones.
@@ -47,8 +54,7 @@ class Discriminator(nn.Module):
         multipliers, num_halvings = DISCRIMINATOR[self.resolution]
         if images.shape[1:] != (self.resolution, self.resolution, 3):
             raise ValueError(
-                f"images should be [B, {self.resolution}, {self.resolution}, 3], "
-                f"but got {images.shape}."
+                f"images should be [B, {self.resolution}, {self.resolution}, 3], but got {images.shape}."
             )
         block_class, attention_class = DiscriminatorBlock, AttentionBlock
         if self.remat:
@@ -65,9 +71,7 @@ class Discriminator(nn.Module):
             )(x, train)
             size = x.shape[1]
             if size in self.attention:
-                attend = attention_class(
-                    self.attention[size], self.sn_eps, name=f"attention{index}"
-                )
+                attend = attention_class(self.attention[size], self.sn_eps, name=f"attention{index}")
                 x = attend(x, train)
         features = jnp.sum(jax.nn.relu(x), axis=(1, 2))
         score = spectral(dense(1, name="linear"), self.sn_eps)(features, train)[:, 0]

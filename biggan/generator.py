@@ -9,8 +9,16 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from biggan.architecture import GENERATOR, check_fields
-from biggan.layers import AttentionBlock, AttentionFn, GeneratorBlock
-from biggan.layers import batch_norm, conv3x3, dense, orthogonal, spectral
+from biggan.layers import (
+    AttentionBlock,
+    AttentionFn,
+    GeneratorBlock,
+    batch_norm,
+    conv3x3,
+    dense,
+    orthogonal,
+    spectral,
+)
 
 OUTPUT_BN_EPS = 1e-5  # whatever bn_eps is, as in the original
 
@@ -73,9 +81,7 @@ class Generator(nn.Module):
         multipliers = GENERATOR[self.resolution]
         condition, chunks = labels, [noise]
         if self.shared_dim:
-            embed = nn.Embed(
-                self.num_classes, self.shared_dim, embedding_init=orthogonal, name="shared"
-            )
+            embed = nn.Embed(self.num_classes, self.shared_dim, embedding_init=orthogonal, name="shared")
             condition = embed(labels)
         if self.hierarchical:
             chunks = jnp.split(noise, self.num_slots, axis=-1)

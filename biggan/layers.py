@@ -34,9 +34,7 @@ def spectral(layer: nn.Module, eps: float) -> Callable[[Array, bool], Array]:
     One power iteration a call; with train the vector is stored. eps floors the vectors' norms.
     Source: Miyato et al., 2018 (arXiv:1802.05957).
     """
-    normed = nn.SpectralNorm(
-        layer, epsilon=eps**2, collection_name=SPECTRAL_NORM, name=f"{layer.name}_norm"
-    )
+    normed = nn.SpectralNorm(layer, epsilon=eps**2, collection_name=SPECTRAL_NORM, name=f"{layer.name}_norm")
     return lambda inputs, train: normed(inputs, update_stats=train)
 
 
@@ -78,9 +76,7 @@ class ConditionalBatchNorm(nn.Module):
 
         def linear(name: str) -> Array:
             if jnp.issubdtype(condition.dtype, jnp.integer):
-                table = nn.Embed(
-                    self.num_classes, channels, embedding_init=orthogonal, name=name
-                )
+                table = nn.Embed(self.num_classes, channels, embedding_init=orthogonal, name=name)
                 return table(condition)[:, None, None]
             layer = dense(channels, use_bias=False, name=name)
             return spectral(layer, self.sn_eps)(condition, train)[:, None, None]
@@ -111,12 +107,9 @@ class AttentionBlock(nn.Module):
         def tokens(x: Array) -> Array:
             return x.reshape(batch, -1, 1, x.shape[-1])
 
-        def pooled(x: Array) -> Array:
-            return nn.max_pool(x, (2, 2), strides=(2, 2))
-
         query = tokens(conv(channels // 8, "theta", inputs))
-        key = tokens(pooled(conv(channels // 8, "phi", inputs)))
-        value = tokens(pooled(conv(channels // 2, "g", inputs)))
+        key = tokens(max_pool(conv(channels // 8, "phi", inputs)))
+        value = tokens(max_pool(conv(channels // 2, "g", inputs)))
         output = self.attention_fn(query, key, value, rng=self.make_rng("hash"), scale=1.0)
         output = conv(channels, "o", output.reshape(batch, height, width, channels // 2))
         gamma = self.param("gamma", nn.initializers.zeros, ())
@@ -143,7 +136,18 @@ def upsample(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
 
 def downsample(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
     """2x2 average, half the size."""
-    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return jnp.mean(_windows(x), axis=(2, 4))
+
+
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
+    """2x2 maximum, half the size."""
+    return jnp.max(_windows(x), axis=(2, 4))
+
+
+def _windows(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 2 W//2 2 C"]:
+    # Cheaper than a window reduction, whose gradient scatters.
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
 
 
 class GeneratorBlock(nn.Module):

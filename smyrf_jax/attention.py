@@ -21,18 +21,13 @@ def check_arguments(query: Array, key: Array, value: Array, mask: Array | None) 
     """Raises ValueError unless query, key, value and mask fit [*B, T, N, D] and so on."""
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim < 3:
-            raise ValueError(
-                f"{name} should be [*B, length, heads, width], but got shape {array.shape}."
-            )
+            raise ValueError(f"{name} should be [*B, length, heads, width], but got shape {array.shape}.")
     batch, heads = query.shape[:-3], query.shape[-2]
     if key.shape[-1] != query.shape[-1]:
-        raise ValueError(
-            f"query and key should have one width, but got {query.shape=} and {key.shape=}."
-        )
+        raise ValueError(f"query and key should have one width, but got {query.shape=} and {key.shape=}.")
     if (*key.shape[:-3], key.shape[-2]) != (*batch, heads):
         raise ValueError(
-            "query and key should have the same batch and heads, "
-            f"but got {query.shape=} and {key.shape=}."
+            f"query and key should have the same batch and heads, but got {query.shape=} and {key.shape=}."
         )
     if key.shape[:-1] != value.shape[:-1]:
         raise ValueError(
@@ -132,7 +127,10 @@ def _rows_attention(scale: float, deduplicate: bool):
         def one_round(orders):
             queries, keys = orders  # [L, C], [L, K]
             logits = scale * jnp.einsum(
-                "lcd,lkd->lck", _take(query, queries), _take(key, keys), preferred_element_type=dtype
+                "lcd,lkd->lck",
+                _take(query, queries),
+                _take(key, keys),
+                preferred_element_type=dtype,
             )
             if deduplicate:
                 logits -= jnp.log(_times_met(query_cluster, key_cluster, queries, keys, dtype))
@@ -238,6 +236,4 @@ def smyrf_attention(
     directions = gaussian_directions(rng, num_hashes, mapped[0].shape[-1], mapped[0].dtype)
     query_hash, key_hash = (e2lsh(vectors, directions) for vectors in mapped)
     clustering = sort_clustering(query_hash, key_hash, mask, cluster_size=cluster_size)
-    return clustered_attention(
-        query, key, value, clustering, mask, scale=scale, deduplicate=deduplicate
-    )
+    return clustered_attention(query, key, value, clustering, mask, scale=scale, deduplicate=deduplicate)

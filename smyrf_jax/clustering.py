@@ -60,9 +60,7 @@ def sort_clustering(
         num_kept = None
     return Clustering(
         _equal_runs(jnp.argsort(query_hash, axis=-1), num_clusters, min(cluster_size, num_queries)),
-        _equal_runs(
-            jnp.argsort(key_hash, axis=-1), num_clusters, -(-num_keys // num_clusters), num_kept
-        ),
+        _equal_runs(jnp.argsort(key_hash, axis=-1), num_clusters, -(-num_keys // num_clusters), num_kept),
     )
 
 

@@ -23,9 +23,7 @@ def gaussian_directions(
     return jax.random.normal(rng, (num_hashes, width), dtype)
 
 
-def e2lsh(
-    vectors: Float[Array, "*B T N D"], directions: Float[Array, "R D"]
-) -> Float[Array, "*B N R T"]:
+def e2lsh(vectors: Float[Array, "*B T N D"], directions: Float[Array, "R D"]) -> Float[Array, "*B N R T"]:
     """Hash values a_r . x, whose order along T says which tokens are near to each other in round r.
 
     E2LSH floors (a . x + b) / w; the shift b and the width w change no order, so clusters cut from

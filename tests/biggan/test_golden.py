@@ -18,9 +18,7 @@ from smyrf_jax import Clustering, clustered_attention, dense_attention
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 CASES = ["celeba32_dense", "celeba32_smyrf", "imagenet32_dense", "imagenet32_smyrf"]
 CASES += ["celeba128_dense", "celeba128_smyrf", "imagenet128_dense", "imagenet128_smyrf"]
-slow_cases = [
-    pytest.param(name, marks=pytest.mark.slow if "128" in name else ()) for name in CASES
-]
+slow_cases = [pytest.param(name, marks=pytest.mark.slow if "128" in name else ()) for name in CASES]
 
 
 class Recorded:
@@ -135,9 +133,7 @@ class Network:
         return self.apply(self.generator, self.g_sizes, run, variables, noise, labels, train)
 
     def score(self, run, variables, images, labels, train):
-        return self.apply(
-            self.discriminator, self.d_sizes, run, variables, images, labels, train
-        )
+        return self.apply(self.discriminator, self.d_sizes, run, variables, images, labels, train)
 
 
 def eval_init(module, rngs, inputs, labels):
@@ -166,9 +162,7 @@ def assert_gradients(grads, case, run, relative):
         names = tuple(entry.key for entry in path)
         name = torch_name(names).replace(".", "/")
         norm = float(case[f"gradnorm/{run}/{name}"])
-        np.testing.assert_allclose(
-            np.linalg.norm(grad), norm, rtol=relative, atol=floor, err_msg=name
-        )
+        np.testing.assert_allclose(np.linalg.norm(grad), norm, rtol=relative, atol=floor, err_msg=name)
         if f"grad/{run}/{name}" in case and norm > floor:
             expected = case[f"grad/{run}/{name}"]
             if names[-1] == "kernel":

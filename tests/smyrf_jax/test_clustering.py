@@ -15,9 +15,7 @@ from smyrf_jax import cluster_of_tokens, sort_clustering
     [(16, 16, 4), (16, 4, 4), (13, 7, 4), (7, 13, 3), (5, 5, 9), (3, 1, 1), (0, 4, 4), (4, 0, 2)],
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_every_token_has_one_slot_and_clusters_are_balanced(
-    num_queries, num_keys, cluster_size, masked
-):
+def test_every_token_has_one_slot_and_clusters_are_balanced(num_queries, num_keys, cluster_size, masked):
     rngs = jax.random.split(jax.random.key(0), 3)
     query_hash = jax.random.normal(rngs[0], (2, 3, 2, num_queries))
     key_hash = jax.random.normal(rngs[1], (2, 3, 2, num_keys))
@@ -36,12 +34,8 @@ def test_every_token_has_one_slot_and_clusters_are_balanced(
 def check_rows(orders, hashes, kept):
     length = hashes.shape[-1]
     clusters = cluster_of_tokens(orders, length)
-    for order, row, cluster in zip(
-        np.asarray(orders).reshape(-1, *orders.shape[-2:]),
-        np.asarray(hashes).reshape(-1, length),
-        np.asarray(clusters).reshape(-1, length),
-        strict=True,
-    ):
+    for rows in np.ndindex(hashes.shape[:-1]):
+        order, row, cluster = (np.asarray(array)[rows] for array in (orders, hashes, clusters))
         tokens = [[token for token in run if token != length] for run in order.tolist()]
         assert sorted(sum(tokens, [])) == kept.tolist()
         sizes = [len(run) for run in tokens]

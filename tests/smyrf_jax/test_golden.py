@@ -8,8 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import Clustering, clustered_attention, dense_attention, e2lsh, sort_clustering
-from smyrf_jax import xbox_plus
+from smyrf_jax import (
+    Clustering,
+    clustered_attention,
+    dense_attention,
+    e2lsh,
+    sort_clustering,
+    xbox_plus,
+)
 
 GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("smyrf_*.npz"))
 UNMASKED = [path for path in GOLDEN if "mask" not in path.name]
@@ -36,9 +42,7 @@ def recorded_clustering(case):
 
     def order(positions):  # [R, B, T] -> [B, N, R, L, C]
         rounds, batch, _ = positions.shape
-        return jnp.asarray(positions).reshape(rounds, batch, 1, num_clusters, -1).transpose(
-            1, 2, 0, 3, 4
-        )
+        return jnp.asarray(positions).reshape(rounds, batch, 1, num_clusters, -1).transpose(1, 2, 0, 3, 4)
 
     return Clustering(order(case["q_positions"]), order(case["k_positions"]))
 

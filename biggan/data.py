@@ -1,0 +1,177 @@
+"""The image pipeline: a source, shuffled, cropped and batched by grain."""
+
+import io
+import json
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.serialization
+import grain
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from biggan.sources import Element, ImageError, Photos, Source
+
+
+def resize(image: UInt8[np.ndarray, "H W 3"], resolution: int, name: str = "") -> np.ndarray:
+    """The largest centred square, at resolution x resolution.
+
+    Raises:
+        ImageError: the image is smaller than that.
+    """
+    height, width, _ = image.shape
+    side = min(height, width)
+    if side < resolution:
+        raise ImageError(f"the image {name} is {height}x{width}, smaller than {resolution}.")
+    top, left = (height - side) // 2, (width - side) // 2
+    return _resized(image[top : top + side, left : left + side], resolution)
+
+
+def random_crop(image: UInt8[np.ndarray, "H W 3"], resolution: int, rng: np.random.Generator) -> np.ndarray:
+    """A random square, of a random side between the resolution and the whole, at the resolution."""
+    height, width, _ = image.shape
+    side = int(rng.integers(resolution, min(height, width), endpoint=True))
+    top, left = (int(rng.integers(0, length - side, endpoint=True)) for length in (height, width))
+    return _resized(image[top : top + side, left : left + side], resolution)
+
+
+def _resized(square: np.ndarray, resolution: int) -> np.ndarray:
+    if len(square) == resolution:
+        return np.ascontiguousarray(square)
+    size = (resolution, resolution)
+    return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.LANCZOS))
+
+
+class Readable:
+    """A source's images through `prepare`; with `skip`, the next one stands in for an unusable one.
+
+    Places in the order of images stay what they are, so a run can be continued at any of them.
+    skipped: message of each unusable image met so far, by index.
+    """
+
+    def __init__(self, source: Source, prepare: Callable[[Element, int], Element], skip: bool):
+        self._source, self._prepare, self._skip = source, prepare, skip
+        self._lock = threading.Lock()
+        self.skipped: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Element:
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            try:
+                return self._prepare(self._source[place], place)
+            except ImageError as error:
+                if not self._skip:
+                    raise ImageError(f"{error} Set config.data.skip_corrupt to go on.") from error
+                with self._lock:
+                    self.skipped[place] = str(error)
+        last = next(reversed(self.skipped.values()))
+        raise ImageError(f"none of the {len(self)} images can be used; the last: {last}")
+
+
+def pipeline(
+    source: Source,
+    *,
+    resolution: int,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    flip: bool = False,
+    skip_corrupt: bool = False,
+    num_threads: int = 4,
+    shard: tuple[int, int] = (0, 1),
+) -> tuple[Iterator[dict[str, np.ndarray]], Readable]:
+    """An endless stream of shuffled batches, and the source with its count of skipped images.
+
+    The stream depends on seed alone, and can be entered anywhere: the image in place n is the same
+    whatever batch_size, start and shard are. Photographs are cropped at random, all else is resized
+    and centre-cropped.
+
+    Args:
+        source: of `open_source`.
+        resolution: of the images.
+        batch_size: of this process.
+        start: images of all processes to pass over.
+        flip: mirror half of the images.
+        skip_corrupt: put the next image in the place of one that cannot be used.
+        num_threads: that read ahead.
+        shard: (index of this process, number of processes).
+
+    Yields:
+        {"image": uint8 [batch_size, resolution, resolution, 3], "label": int32 [batch_size]}.
+    """
+    crop = isinstance(source, Photos)
+    recorded = getattr(source, "resolution", resolution)
+    if recorded != resolution:
+        raise ValueError(
+            f"the records in config.data.path are {recorded}x{recorded}, but the generator's "
+            f"resolution is {resolution}: convert them at --resolution={resolution}."
+        )
+
+    def prepare(element: Element, index: int) -> Element:
+        image = element["image"] if crop else resize(element["image"], resolution, f"{index}")
+        return Element(image=image, label=element["label"])
+
+    def augment(element: Element, rng: np.random.Generator) -> dict[str, Any]:
+        image = random_crop(element["image"], resolution, rng) if crop else element["image"]
+        if flip and rng.random() < 0.5:
+            image = image[:, ::-1]
+        return {"image": np.ascontiguousarray(image), "label": np.int32(element["label"])}
+
+    readable = Readable(source, prepare, skip_corrupt)
+    index, count = shard
+    images = grain.MapDataset.source(readable).seed(seed).shuffle().repeat().random_map(augment)
+    batches = images.slice(slice(start + index, None, count)).batch(batch_size)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(num_threads, 2))
+    return iter(batches.to_iter_dataset(options)), readable
+
+
+def write_array_record(
+    source: Source, path: str, resolution: int, skip_corrupt: bool, progress: Callable[..., Any]
+) -> Sequence[str]:
+    """Writes images, resized and centre-cropped, as PNG records that `ArrayRecord` reads.
+
+    progress: wraps the iterable of indices, as tqdm does.
+
+    Returns:
+        A message for each image that was skipped.
+
+    Raises:
+        ImageError: an image cannot be used, and skip_corrupt is off.
+        FileExistsError: path holds records already.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    target = pathlib.Path(path)
+    if (target / "info.json").exists():
+        raise FileExistsError(f"{path!r} holds records already; choose another --out.")
+    target.mkdir(parents=True, exist_ok=True)
+    part = target / "images.part"
+    writer = ArrayRecordWriter(str(part), "group_size:1")
+    skipped, written = [], 0
+    for index in progress(range(len(source))):
+        try:
+            element = source[index]
+            image = resize(element["image"], resolution, f"{index}")
+        except ImageError as error:
+            if not skip_corrupt:
+                raise ImageError(f"{error} Set --skip_corrupt to go on.") from error
+            skipped.append(str(error))
+            continue
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="PNG")
+        record = {"png": buffer.getvalue(), "label": int(element["label"])}
+        writer.write(flax.serialization.msgpack_serialize(record))
+        written += 1
+    writer.close()
+    if not written:
+        raise ImageError(f"none of the {len(source)} images can be used; the last: {skipped[-1]}")
+    part.rename(target / "images.array_record")
+    info = {"resolution": resolution, "images": written, "skipped": skipped}
+    (target / "info.json").write_text(json.dumps(info, indent=1))
+    return skipped

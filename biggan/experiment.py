@@ -1,0 +1,108 @@
+"""From a config to networks, optimisers, steps and data: what the entry points share."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+import smyrf_jax
+from biggan.data import Readable, pipeline
+from biggan.discriminator import Discriminator
+from biggan.generator import Generator
+from biggan.layers import AttentionFn
+from biggan.parallel import AXIS
+from biggan.sources import open_source
+from biggan.state import GANState, init_state
+from biggan.steps import GAN
+
+ATTENTION = {
+    "dense": smyrf_jax.dense_attention,
+    "smyrf": smyrf_jax.smyrf_attention,
+}
+
+
+def attention_from_config(name: str, **options: Any) -> AttentionFn:
+    """An attention function by its name, with its options bound.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    if name not in ATTENTION:
+        raise ValueError(f"attention.name should be one of {sorted(ATTENTION)}, but got {name!r}.")
+    return functools.partial(ATTENTION[name], **options)
+
+
+def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A network's fields; `attention` maps a map size to an attention's name and options."""
+    fields = section.to_dict()
+    attention: Mapping[str, Any] = fields.pop("attention", {})
+    fields["attention"] = {
+        int(size): attention_from_config(**options) for size, options in attention.items() if options
+    }
+    return fields
+
+
+def build_gan(config: ml_collections.ConfigDict) -> GAN:
+    """The networks, optimisers and settings of a config.
+
+    Raises:
+        ValueError: a field has no meaning; names it.
+    """
+    for name in ("batch_size", "d_steps", "accumulation", "num_steps"):
+        if config[name] < 1:
+            raise ValueError(f"config.{name} must be positive, got {config[name]}.")
+    fields = _fields(config.generator)
+    if fields.pop("cross_replica_bn"):
+        fields["axis_name"] = AXIS
+    adam = functools.partial(optax.adam, b1=config.adam.b1, b2=config.adam.b2, eps=config.adam.eps)
+    return GAN(
+        Generator(**fields),
+        Discriminator(**_fields(config.discriminator)),
+        g_optimizer=adam(config.adam.g_lr),
+        d_optimizer=adam(config.adam.d_lr),
+        d_steps=config.d_steps,
+        accumulation=config.accumulation,
+        g_ortho=config.ortho.g,
+        d_ortho=config.ortho.d,
+        ema_decay=config.ema.decay,
+        ema_start=config.ema.start,
+        axis_name=AXIS,
+    )
+
+
+def build_state(config: ml_collections.ConfigDict, gan: GAN) -> GANState:
+    """The state at step 0, which config.seed decides. jax.eval_shape of it costs nothing."""
+    return init_state(
+        jax.random.fold_in(jax.random.key(config.seed), 0),
+        gan.generator,
+        gan.discriminator,
+        gan.g_optimizer,
+        gan.d_optimizer,
+        ema=config.ema.on,
+    )
+
+
+def images_per_step(config: ml_collections.ConfigDict, num_replicas: int) -> int:
+    """Real images that one training step takes, over all replicas."""
+    return config.batch_size * num_replicas * config.d_steps * config.accumulation
+
+
+def build_data(
+    config: ml_collections.ConfigDict, num_local: int, start: int
+) -> tuple[Iterator[dict[str, np.ndarray]], Readable]:
+    """The stream of this process's images, a training step's at a time, from place `start` on."""
+    data = config.data.to_dict()
+    options = {name: data.pop(name) for name in ("flip", "skip_corrupt", "num_threads")}
+    return pipeline(
+        open_source(**data),
+        resolution=config.generator.resolution,
+        batch_size=images_per_step(config, num_local),
+        seed=config.seed,
+        start=start,
+        shard=(jax.process_index(), jax.process_count()),
+        **options,
+    )

@@ -1,0 +1,90 @@
+"""Samples from a checkpoint: python -m biggan.sample --workdir=runs/quickstart --num=64 --truncation=0.7"""
+
+import json
+import os
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+from PIL import Image
+from tqdm import tqdm
+
+from biggan.checkpoint import Checkpoints
+from biggan.experiment import build_gan, build_state
+from biggan.pictures import save_grid
+from biggan.sampling import Sampler, standing_statistics
+from biggan.state import GANState
+from biggan.torch_weights import from_state_dict, read_state_dict
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
+_STEP = flags.DEFINE_integer("step", None, "of the checkpoint; default: the newest.")
+_NUM = flags.DEFINE_integer("num", 64, "of images.", lower_bound=1)
+_TRUNCATION = flags.DEFINE_float("truncation", None, "of the noise; default: none.")
+_SEED = flags.DEFINE_integer("seed", 0, "of the noise.")
+_LABEL = flags.DEFINE_integer("label", None, "class of all images; default: all in turn.")
+_STANDING = flags.DEFINE_bool("standing_statistics", False, "measure batch statistics anew.")
+_EMA = flags.DEFINE_bool("ema", True, "take the averaged weights where there are any.")
+_OUT = flags.DEFINE_string("out", None, "folder to write; default: in the workdir.")
+_WEIGHTS = flags.DEFINE_string(
+    "torch_weights", None, "generator of the PyTorch BigGAN (.pth, .npz) instead of a checkpoint."
+)
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """The config that a run in `workdir` was started with.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    path = os.path.join(workdir, "config.json")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--workdir={workdir!r} holds no run: there is no {path!r}.")
+    with open(path) as file:
+        return ml_collections.ConfigDict(json.load(file))
+
+
+def restore(workdir: str, config: ml_collections.ConfigDict, step: int | None) -> GANState:
+    """The state of a checkpoint of the run in `workdir`; step None: the newest.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    checkpoints = Checkpoints(os.path.join(os.path.abspath(workdir), "checkpoints"))
+    step = checkpoints.latest_step() if step is None else step
+    if step is None or not os.path.isdir(os.path.join(checkpoints.directory, str(step))):
+        raise FileNotFoundError(f"no checkpoint of step {step} in {checkpoints.directory!r}.")
+    template = jax.eval_shape(lambda: build_state(config, build_gan(config)))
+    state = checkpoints.restore(step, template, config.to_dict())
+    checkpoints.close()
+    return state
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}.")
+    logging.set_verbosity(logging.WARNING)
+    config = read_config(_WORKDIR.value)
+    generator = build_gan(config).generator.clone(axis_name=None)
+    if _WEIGHTS.value:
+        template = jax.eval_shape(lambda: build_state(config, build_gan(config))).generator
+        variables = from_state_dict(template.variables, read_state_dict(_WEIGHTS.value))
+        name = "torch"
+    else:
+        state = restore(_WORKDIR.value, config, _STEP.value)
+        if not _EMA.value:
+            state = state.replace(ema=None)
+        variables, name = state.sampling_variables(), f"step{int(state.step):07d}"
+    rng_samples, rng_standing = jax.random.split(jax.random.key(_SEED.value))
+    if _STANDING.value:
+        variables = standing_statistics(generator, variables, rng_standing, truncation=_TRUNCATION.value)
+    sampler = Sampler(generator, _TRUNCATION.value)
+    images = sampler(variables, rng_samples, _NUM.value, _LABEL.value)
+    folder = _OUT.value or os.path.join(_WORKDIR.value, f"sampled_{name}_seed{_SEED.value}")
+    save_grid(images, os.path.join(folder, "grid.png"))
+    for index, image in enumerate(tqdm(images, desc="writing", unit="image")):
+        Image.fromarray(image).save(os.path.join(folder, f"{index:05d}.png"))
+    print(f"{len(images)} images and {os.path.join(folder, 'grid.png')}")
+
+
+if __name__ == "__main__":
+    app.run(main)
