@@ -6,7 +6,7 @@ import os
 import pathlib
 import tarfile
 from collections.abc import Callable
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import flax.serialization
 import grain
@@ -24,6 +24,7 @@ class Element(TypedDict):
     label: int
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to images. `__getitem__` raises ImageError for one that cannot be used."""
 
@@ -137,7 +138,7 @@ class TFDS:
         else:
             try:
                 self._source = tfds.data_source(name, split=split, data_dir=path or None, download=False)
-            except (AssertionError, OSError, tfds.core.DatasetNotFoundError) as error:
+            except (AssertionError, OSError, NotImplementedError) as error:
                 raise FileNotFoundError(
                     f"there is no prepared data set {name!r} in config.data.path={path!r}: {error}. "
                     "Prepare it on a machine with TensorFlow: tfds build "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Int, Key, PyTree
+from jaxtyping import Key, PyTree
 
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
@@ -29,7 +29,7 @@ class NetworkState(flax.struct.PyTreeNode):
 class GANState(flax.struct.PyTreeNode):
     """step: updates of the generator so far. ema: averaged params and batch_stats of the generator."""
 
-    step: Int[Array, ""]
+    step: Any  # a scalar; with a leading axis while it is replicated
     generator: NetworkState
     discriminator: NetworkState
     ema: dict[str, PyTree] | None

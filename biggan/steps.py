@@ -200,9 +200,12 @@ def _accumulate(
         grads, (stats, metrics) = jax.grad(loss, has_aux=True)(params, stats, inputs)
         return stats, (grads, metrics)
 
+    def first(stats: Any, inputs: Any) -> tuple[Any, tuple[PyTree, Metrics]]:
+        return step(stats, jax.tree.map(lambda array: array[0], inputs))
+
     if gan.accumulation == 1:
         # No loop of one pass: XLA's convolutions on the CPU are 20 times slower inside a loop.
-        stats, sums = step(stats, jax.tree.map(lambda array: array[0], inputs))
+        stats, sums = first(stats, inputs)
     else:
 
         def add(carry: Any, inputs: Any) -> tuple[Any, None]:
@@ -210,7 +213,7 @@ def _accumulate(
             stats, more = step(stats, inputs)
             return (stats, jax.tree.map(jnp.add, sums, more)), None
 
-        shapes = jax.eval_shape(step, stats, jax.tree.map(lambda array: array[0], inputs))[1]
+        _, shapes = jax.eval_shape(first, stats, inputs)
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         (stats, sums), _ = jax.lax.scan(add, (stats, zeros), inputs)
     mean = jax.tree.map(lambda value: value / gan.accumulation, sums)

@@ -1,0 +1,34 @@
+# make quickstart: sets up, trains on the bundled photographs. make test: sets up, tests.
+# Both work on a machine that has Python 3.11 or newer and nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(VENV)/bin/python
+FLAGS ?=
+
+.PHONY: quickstart test test-slow lint clean
+
+quickstart: $(VENV)/train
+	$(RUN) -m biggan.train --config=configs/quickstart.py $(FLAGS)
+
+test: $(VENV)/test
+	$(RUN) -m pytest -m "not slow" $(FLAGS)
+
+test-slow: $(VENV)/test
+	$(RUN) -m pytest -m slow $(FLAGS)
+
+lint: $(VENV)/dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+# One file an extra, newer than setup.py, says that it is installed.
+$(VENV)/%: setup.py
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

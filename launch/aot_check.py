@@ -1,0 +1,89 @@
+"""Compiles a config's whole training step for a TPU slice, without one, and prints a core's memory.
+
+python -m launch.aot_check --config=configs/celeba128_smyrf.py --topology=v3:2x2
+
+Wants the extra [tpu], for the compiler. Exit status 1 when the step does not fit.
+"""
+
+import json
+import os
+import sys
+import time
+
+# Before jax is imported: the compiler is to run without a TPU, and without asking for one.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags, logging
+from jax.experimental import topologies
+from ml_collections import config_flags
+
+from biggan.experiment import build_gan, build_state
+from biggan.parallel import parallel_step
+from biggan.steps import Batch
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/.", lock_config=True)
+_TOPOLOGY = flags.DEFINE_string("topology", "v3:2x2", "of the slice: v2, v3, v4, v5e, v5p, v6e.")
+_JSON = flags.DEFINE_bool("json", False, "print one JSON line instead of text.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}.")
+    logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=_TOPOLOGY.value)
+    devices = topology.devices
+    gan = build_gan(config)
+    state = jax.eval_shape(lambda: build_state(config, gan))
+    resolution = config.generator.resolution
+    shape = (config.d_steps, config.accumulation, config.batch_size)
+    batch = Batch(
+        jax.ShapeDtypeStruct((*shape, resolution, resolution, 3), jnp.uint8),
+        jax.ShapeDtypeStruct(shape, jnp.int32),
+    )
+
+    def of_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype)
+
+    state, batch = jax.tree.map(of_all, (state, batch))
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    started = time.perf_counter()
+    lowered = parallel_step(gan, devices).lower(state, batch, rng)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"The step does not fit {_TOPOLOGY.value}:\n{str(error)[:2000]}")
+        sys.exit(1)
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    result = {
+        "topology": _TOPOLOGY.value,
+        "devices": len(devices),
+        "kind": devices[0].device_kind,
+        "peak_gib": round(memory.peak_memory_in_bytes / 2**30, 3),
+        "state_gib": round(memory.argument_size_in_bytes / 2**30, 3),
+        "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3),
+        "compile_seconds": round(seconds),
+    }
+    if _JSON.value:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{result['devices']} x {result['kind']} ({_TOPOLOGY.value}): the step fits. A core's peak is "
+            f"{result['peak_gib']} GiB: {result['state_gib']} GiB of state and batch, "
+            f"{result['temporary_gib']} GiB of temporaries. Compiled in {result['compile_seconds']} s."
+        )
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,39 @@
+"""The package and its extras."""
+
+from setuptools import find_packages, setup
+
+TRAIN = [
+    "flax>=0.12",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.30",
+    "grain>=0.2.14",
+    "ml-collections>=1.1",
+    "absl-py>=2.3",
+    "tensorboardX>=2.6.4",
+    "tqdm>=4.67",
+    "pillow>=12.0",
+    "matplotlib>=3.10",
+    "scikit-image>=0.25",
+]
+DATA = [
+    "tensorflow-datasets>=4.9.9",
+    "importlib_resources>=6.5",  # tensorflow-datasets forgets to ask for it
+    "array_record>=0.8; sys_platform == 'linux'",
+]
+TEST = ["pytest>=9.0", "chex>=0.1.91", "beartype>=0.22"]
+
+setup(
+    name="smyrf-jax",
+    version="0.1.0",
+    description="Attention inside balanced LSH clusters, and a BigGAN that is trained with it.",
+    python_requires=">=3.11",
+    packages=find_packages(include=["smyrf_jax", "biggan"]),
+    install_requires=["jax>=0.10", "jaxtyping>=0.3.3"],
+    extras_require={
+        "train": TRAIN,
+        "data": DATA,
+        "tpu": ["jax[tpu]>=0.10"],
+        "test": [*TRAIN, *DATA, *TEST],
+        "dev": [*TRAIN, *DATA, *TEST, "ruff>=0.14", "mypy>=1.18"],
+    },
+)

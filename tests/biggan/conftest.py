@@ -1,0 +1,49 @@
+"""A GAN of 32x32 pixels and a few channels: one small program for all tests."""
+
+import functools
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+
+@functools.cache
+def _tiny() -> str:
+    config = quickstart.get_config()
+    config.num_steps = 6
+    config.batch_size = 2
+    for network in (config.generator, config.discriminator):
+        network.resolution = 32
+        network.channels = 4
+    config.generator.dim_z = 8
+    config.generator.attention = ConfigDict({"16": {"name": "smyrf", "num_hashes": 2, "cluster_size": 64}})
+    config.ema.start = 2
+    config.data.num_threads = 1
+    config.checkpoint.every = 2
+    config.sample.every = 4
+    config.sample.num = 4
+    config.log_every = 1
+    return config.to_json()
+
+
+@pytest.fixture
+def tiny() -> ConfigDict:
+    """A fresh config of a tiny run on the photographs."""
+    import json
+
+    return ConfigDict(json.loads(_tiny()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """The runs of this session compile the same step once, also those in processes of their own."""
+    folder = tmp_path_factory.mktemp("compiled")
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 1.0,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    return {name.upper(): str(value) for name, value in settings.items()}
