@@ -1,6 +1,8 @@
 """From a config to networks, optimisers, steps and data: what the entry points share."""
 
 import functools
+import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import optax
 
 import smyrf_jax
+from biggan.checkpoint import Checkpoints
 from biggan.data import Readable, pipeline
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
@@ -106,3 +109,32 @@ def build_data(
         shard=(jax.process_index(), jax.process_count()),
         **options,
     )
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """The config that a run in `workdir` was started with.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    path = os.path.join(workdir, "config.json")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--workdir={workdir!r} holds no run: there is no {path!r}.")
+    with open(path) as file:
+        return ml_collections.ConfigDict(json.load(file))
+
+
+def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | None = None) -> GANState:
+    """The state of a checkpoint of the run in `workdir`; step None: the newest.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    checkpoints = Checkpoints(os.path.join(os.path.abspath(workdir), "checkpoints"))
+    step = checkpoints.latest_step() if step is None else step
+    if step is None or not os.path.isdir(os.path.join(checkpoints.directory, str(step))):
+        raise FileNotFoundError(f"no checkpoint of step {step} in {checkpoints.directory!r}.")
+    template = jax.eval_shape(lambda: build_state(config, build_gan(config)))
+    state = checkpoints.restore(step, template, config.to_dict())
+    checkpoints.close()
+    return state

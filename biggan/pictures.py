@@ -5,11 +5,12 @@ import math
 import os
 
 import numpy as np
-from jaxtyping import UInt8
+from jax import Array
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 
-def to_uint8(images: np.ndarray) -> UInt8[np.ndarray, "B H W 3"]:
+def to_uint8(images: Float[Array | np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
     """Images in [-1, 1] as 0 .. 255."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 

@@ -1,19 +1,15 @@
 """Samples from a checkpoint: python -m biggan.sample --workdir=runs/quickstart --num=64 --truncation=0.7"""
 
-import json
 import os
 
 import jax
-import ml_collections
 from absl import app, flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from biggan.checkpoint import Checkpoints
-from biggan.experiment import build_gan, build_state
+from biggan.experiment import build_gan, build_state, read_config, restore_state
 from biggan.pictures import save_grid
 from biggan.sampling import Sampler, standing_statistics
-from biggan.state import GANState
 from biggan.torch_weights import from_state_dict, read_state_dict
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
@@ -30,35 +26,6 @@ _WEIGHTS = flags.DEFINE_string(
 )
 
 
-def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config that a run in `workdir` was started with.
-
-    Raises:
-        FileNotFoundError: there is no run.
-    """
-    path = os.path.join(workdir, "config.json")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"--workdir={workdir!r} holds no run: there is no {path!r}.")
-    with open(path) as file:
-        return ml_collections.ConfigDict(json.load(file))
-
-
-def restore(workdir: str, config: ml_collections.ConfigDict, step: int | None) -> GANState:
-    """The state of a checkpoint of the run in `workdir`; step None: the newest.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-    """
-    checkpoints = Checkpoints(os.path.join(os.path.abspath(workdir), "checkpoints"))
-    step = checkpoints.latest_step() if step is None else step
-    if step is None or not os.path.isdir(os.path.join(checkpoints.directory, str(step))):
-        raise FileNotFoundError(f"no checkpoint of step {step} in {checkpoints.directory!r}.")
-    template = jax.eval_shape(lambda: build_state(config, build_gan(config)))
-    state = checkpoints.restore(step, template, config.to_dict())
-    checkpoints.close()
-    return state
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
@@ -70,7 +37,7 @@ def main(argv: list[str]) -> None:
         variables = from_state_dict(template.variables, read_state_dict(_WEIGHTS.value))
         name = "torch"
     else:
-        state = restore(_WORKDIR.value, config, _STEP.value)
+        state = restore_state(_WORKDIR.value, config, _STEP.value)
         if not _EMA.value:
             state = state.replace(ema=None)
         variables, name = state.sampling_variables(), f"step{int(state.step):07d}"
