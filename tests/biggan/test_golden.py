@@ -53,9 +53,10 @@ def load(name):
         names = [f"{data}_Dstate", f"{data}_Gstate", f"{data}_G_{kind}", f"{data}_D_{kind}"]
     for part in names:
         path = GOLDEN / f"biggan_{part}.npz"
-        if path.exists():  # celeba128 has no attention in D, so no D_smyrf
-            with np.load(path) as file:
-                case |= {k if k != "config" else f"config/{part}": v for k, v in file.items()}
+        if not path.exists():  # D of celeba128 has no attention, so there is no D_smyrf
+            path = GOLDEN / f"biggan_{data}_D_dense.npz"
+        with np.load(path) as file:
+            case |= {k if k != "config" else f"config/{part}": v for k, v in file.items()}
     configs = [json.loads(str(v)) for k, v in case.items() if k.startswith("config/")]
     d_config, g_config = configs[0], configs[-1]
     return case, g_config, d_config
