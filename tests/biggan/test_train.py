@@ -255,3 +255,16 @@ def test_config_differences():
         ("d", 3, None),
         ("e", None, 5),
     ]
+
+
+def test_the_sampling_notebook(finished, monkeypatch):
+    monkeypatch.setenv("WORKDIR", str(finished[0]))
+    notebook = json.loads((ROOT / "notebooks" / "sampling.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 4
+    variables: dict[str, object] = {}
+    for source in cells:
+        # The last expression of a cell is what a notebook shows; here it may hold a file open.
+        exec(source.replace("Image.open(path)", "Image.open(path).close()"), variables)
+    assert (finished[0] / "notebook_standing.png").exists()
+    assert variables["images"].shape == (16, 32, 32, 3)
