@@ -9,7 +9,7 @@ FLAGS ?=
 .PHONY: quickstart test test-slow lint clean
 
 quickstart: $(VENV)/train
-	$(RUN) -m biggan.train --config=configs/quickstart.py $(FLAGS)
+	$(RUN) -m biggan.train --config=configs/quickstart.py --continue_finished $(FLAGS)
 
 test: $(VENV)/test
 	$(RUN) -m pytest -m "not slow" $(FLAGS)

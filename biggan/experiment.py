@@ -22,7 +22,7 @@ from biggan.sources import open_source
 from biggan.state import GANState, init_state
 from biggan.steps import GAN
 
-ATTENTION = {
+ATTENTION: dict[str, AttentionFn] = {
     "dense": smyrf_jax.dense_attention,
     "smyrf": smyrf_jax.smyrf_attention,
 }

@@ -1,7 +1,7 @@
 """Data parallelism over the devices: the only file that knows of them."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,16 +9,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import PyTree
 
-from biggan.state import GANState
 from biggan.steps import GAN, Batch, train_step
 
 AXIS = "replicas"
 
-Step = Callable[[GANState, Batch, Array], tuple[GANState, dict[str, Array]]]
 
+def parallel_step(gan: GAN, devices: Sequence[jax.Device] | None = None) -> Any:
+    """`train_step` on every device, (state, batch, rng) -> (state, metrics), as a pmapped function.
 
-def parallel_step(gan: GAN, devices: Sequence[jax.Device] | None = None) -> Step:
-    """`train_step` on every device; state and batch have a leading axis of local devices.
+    State, batch and metrics have a leading axis of local devices.
 
     The state that goes in is donated: it cannot be used again. devices: None means all local ones.
     """

@@ -33,7 +33,8 @@ class Sampler:
             rng_noise, rng_hash = jax.random.split(rng)
             noise = _noise(rng_noise, numbers, generator.noise_width, truncation)
             rngs = {"hash": rng_hash}
-            return generator.apply(variables, noise, labels, train=False, rngs=rngs)
+            images = generator.apply(variables, noise, labels, train=False, rngs=rngs)
+            return jnp.asarray(images)
 
         self._draw = draw
 

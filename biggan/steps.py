@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float, Int, Key, PyTree, UInt8
+from jaxtyping import Float, Int, Key, PyTree
 
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
@@ -50,10 +50,13 @@ class GAN:
 
 
 class Batch(NamedTuple):
-    """Real images of one training step of one replica: d_steps x accumulation micro-batches of B."""
+    """Real images of one training step of one replica: d_steps x accumulation micro-batches of B.
 
-    images: UInt8[Array, "K A B H W 3"]
-    labels: Int[Array, "K A B"]
+    images: [K, A, B, H, W, 3] uint8. labels: [K, A, B] int32. NumPy, jax or abstract arrays.
+    """
+
+    images: Any
+    labels: Any
 
 
 def train_step(gan: GAN, state: GANState, batch: Batch, rng: Key[Array, ""]) -> tuple[GANState, Metrics]:

@@ -33,6 +33,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/.",
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of the run; default: runs/ and the name of the config."
 )
+_CONTINUE = flags.DEFINE_bool("continue_finished", False, "train a finished run for num_steps more.")
 
 
 class StopRequest:
@@ -61,6 +62,7 @@ def train(
     config: ml_collections.ConfigDict,
     workdir: str,
     devices: Sequence[jax.Device] | None = None,
+    continue_finished: bool = False,
 ) -> GANState:
     """Trains to config.num_steps, from the last checkpoint in workdir if there is one.
 
@@ -68,6 +70,7 @@ def train(
         config: of configs/.
         workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, tensorboard/.
         devices: one replica each; None: all local devices.
+        continue_finished: a run that has its steps trains config.num_steps more.
 
     Returns:
         The last state, on the host.
@@ -99,6 +102,10 @@ def train(
             say(f"Continues {workdir} at step {latest} on {num_replicas} x {devices[0].device_kind}.")
             for name, saved, now in config_differences(progress.config, plain):
                 say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
+        if continue_finished and int(state.step) >= config.num_steps:
+            config = config.copy_and_resolve_references()
+            config.num_steps += int(state.step)
+            say(f"The run has its steps; trains on to step {config.num_steps}.")
         if int(state.step) >= config.num_steps:
             say(
                 f"The run has its {config.num_steps} steps. For more: "
@@ -273,7 +280,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     logging.set_verbosity(logging.WARNING)
     name = os.path.splitext(os.path.basename(config_flags.get_config_filename(flags.FLAGS["config"])))
-    train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", name[0]))
+    workdir = _WORKDIR.value or os.path.join("runs", name[0])
+    train(_CONFIG.value, workdir, continue_finished=_CONTINUE.value)
 
 
 if __name__ == "__main__":

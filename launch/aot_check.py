@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 # Before jax is imported: the compiler is to run without a TPU, and without asking for one.
 os.environ |= {
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
     topology = topologies.get_topology_desc(platform="tpu", topology_name=_TOPOLOGY.value)
-    devices = topology.devices
+    devices: list[Any] = list(topology.devices)
     gan = build_gan(config)
     state = jax.eval_shape(lambda: build_state(config, gan))
     resolution = config.generator.resolution

@@ -76,6 +76,16 @@ def test_a_run_leaves_what_it_promises(finished, capsys):
         assert os.path.exists(path.removeprefix(name))
 
 
+def test_a_finished_run_can_be_continued(finished, tmp_path):
+    workdir, config = tmp_path / "run", finished[1].copy_and_resolve_references()
+    shutil.copytree(finished[0], workdir)
+    config.num_steps = 2
+    state = train(config, str(workdir), jax.devices()[:1], continue_finished=True)
+    assert int(state.step) == 8
+    assert config.num_steps == 2
+    assert [row["step"] for row in rows(workdir)] == list(range(1, 9))
+
+
 def test_a_crash_at_any_step_changes_nothing(finished, tmp_path, monkeypatch):
     """The state after crashes and new starts is bitwise that of the whole run."""
     _, config = finished
