@@ -9,8 +9,8 @@ import orbax.checkpoint as ocp
 
 from biggan.state import GANState
 
-# The fields of a config that decide what arrays a state has.
-_SHAPING = ("generator", "discriminator", "ema.on")
+# The parts of a config that can change what arrays a state has.
+_SHAPING = ("generator.", "discriminator.", "ema.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,37 +48,42 @@ class Checkpoints:
         """Starts to save a state of NumPy arrays; returns its step. Saves no step twice."""
         step = int(state.step)
         if step != self._manager.latest_step():
-            items = ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-            )
+            beside = dataclasses.asdict(progress) | {"arrays": _arrays(state)}
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
             self._manager.save(step, args=items)
         return step
 
+    def _beside(self, step: int) -> dict[str, Any]:
+        items = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=items)["progress"]
+
     def progress(self, step: int) -> Progress:
         """Reads what lies beside the state."""
-        items = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return Progress(**self._manager.restore(step, args=items)["progress"])
+        beside = self._beside(step)
+        return Progress(beside["images_seen"], beside["config"])
 
     def restore(self, step: int, template: GANState, config: Mapping[str, Any]) -> GANState:
         """The state of a step, as NumPy arrays.
 
-        template: a state with the shapes and dtypes wanted (jax.eval_shape). config: of this run.
+        template: a state with the shapes and dtypes wanted (jax.eval_shape). config: of this run; it
+        may differ from that of the checkpoint wherever the arrays stay the same, as with another
+        attention at the same map.
 
         Raises:
-            ValueError: the checkpoint was written with another model; names the fields.
+            ValueError: the arrays differ; names the fields that do.
         """
-        saved = self.progress(step).config
-        different = [
-            f"{name} is {theirs!r} in the checkpoint and {ours!r} in this run"
-            for name, theirs, ours in config_differences(saved, config)
-            if name.startswith(_SHAPING)
-        ]
-        if different:
+        beside = self._beside(step)
+        arrays = config_differences(beside["arrays"], _arrays(template))
+        if arrays:
+            fields = [
+                f"config.{name} is {theirs!r} in the checkpoint and {ours!r} in this run"
+                for name, theirs, ours in config_differences(beside["config"], config)
+                if name.startswith(_SHAPING)
+            ]
             raise ValueError(
-                f"checkpoint {step} in {self.directory} does not fit the config: "
-                f"{'; '.join(different)}. Set --config.{different[0].split()[0]}, "
-                "or take another --workdir."
+                f"checkpoint {step} in {self.directory} does not fit this run: {'; '.join(fields)}. "
+                f"({len(arrays)} arrays differ; {arrays[0][0]} is {arrays[0][1]} there and "
+                f"{arrays[0][2]} here.) Set the field as it was, or take another --workdir."
             )
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         state = self._manager.restore(step, args=items)["state"]
@@ -91,6 +96,15 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go."""
         self._manager.close()
+
+
+def _arrays(state: GANState) -> dict[str, str]:
+    """Shape and dtype of every array, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def config_differences(

@@ -16,16 +16,17 @@ from PIL import Image
 from biggan.sources import Element, ImageError, Photos, Source
 
 
-def resize(image: UInt8[np.ndarray, "H W 3"], resolution: int, name: str = "") -> np.ndarray:
-    """The largest centred square, at resolution x resolution.
+def resize(element: Element, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
+    """An element's largest centred square, at resolution x resolution.
 
     Raises:
         ImageError: the image is smaller than that.
     """
+    image = element["image"]
     height, width, _ = image.shape
     side = min(height, width)
     if side < resolution:
-        raise ImageError(f"the image {name} is {height}x{width}, smaller than {resolution}.")
+        raise ImageError(f"the image {element['name']} is {height}x{width}, smaller than {resolution}.")
     top, left = (height - side) // 2, (width - side) // 2
     return _resized(image[top : top + side, left : left + side], resolution)
 
@@ -52,7 +53,7 @@ class Readable:
     skipped: message of each unusable image met so far, by index.
     """
 
-    def __init__(self, source: Source, prepare: Callable[[Element, int], Element], skip: bool):
+    def __init__(self, source: Source, prepare: Callable[[Element], Element], skip: bool):
         self._source, self._prepare, self._skip = source, prepare, skip
         self._lock = threading.Lock()
         self.skipped: dict[int, str] = {}
@@ -64,7 +65,7 @@ class Readable:
         for step in range(len(self)):
             place = (index + step) % len(self)
             try:
-                return self._prepare(self._source[place], place)
+                return self._prepare(self._source[place])
             except ImageError as error:
                 if not self._skip:
                     raise ImageError(f"{error} Set config.data.skip_corrupt to go on.") from error
@@ -113,9 +114,8 @@ def pipeline(
             f"resolution is {resolution}: convert them at --resolution={resolution}."
         )
 
-    def prepare(element: Element, index: int) -> Element:
-        image = element["image"] if crop else resize(element["image"], resolution, f"{index}")
-        return Element(image=image, label=element["label"])
+    def prepare(element: Element) -> Element:
+        return element if crop else Element({**element, "image": resize(element, resolution)})
 
     def augment(element: Element, rng: np.random.Generator) -> dict[str, Any]:
         image = random_crop(element["image"], resolution, rng) if crop else element["image"]
@@ -157,7 +157,7 @@ def write_array_record(
     for index in progress(range(len(source))):
         try:
             element = source[index]
-            image = resize(element["image"], resolution, f"{index}")
+            image = resize(element, resolution)
         except ImageError as error:
             if not skip_corrupt:
                 raise ImageError(f"{error} Set --skip_corrupt to go on.") from error
@@ -165,7 +165,7 @@ def write_array_record(
             continue
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="PNG")
-        record = {"png": buffer.getvalue(), "label": int(element["label"])}
+        record = {"png": buffer.getvalue(), "label": int(element["label"]), "name": element["name"]}
         writer.write(flax.serialization.msgpack_serialize(record))
         written += 1
     writer.close()

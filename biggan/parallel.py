@@ -53,8 +53,12 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """The first replica's copy, as NumPy arrays."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)
+    """The first replica's copy, as NumPy arrays.
+
+    Copied: on the CPU a view would lie in memory that the next step, to which the state is donated,
+    writes to while a checkpoint is being saved.
+    """
+    return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data)[0], tree)
 
 
 def shard_batch(gan: GAN, images: np.ndarray, labels: np.ndarray, num_devices: int) -> Batch:

@@ -18,10 +18,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class Element(TypedDict):
-    """An image [H, W, 3] uint8 of any size, and its class."""
+    """An image [H, W, 3] uint8 of any size, its class, and what to call it in a message."""
 
     image: np.ndarray
     label: int
+    name: str
 
 
 @runtime_checkable
@@ -64,7 +65,7 @@ class Photos:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Element:
-        return Element(image=self._images[index], label=0)
+        return Element(image=self._images[index], label=0, name=self.NAMES[index])
 
 
 class Folder:
@@ -95,7 +96,7 @@ class Folder:
         except OSError as error:
             raise ImageError(f"cannot read the image {file}: {error}.") from error
         label = self._labels[file.relative_to(self._root).parts[0]]
-        return Element(image=decode(data, str(file)), label=label)
+        return Element(image=decode(data, str(file)), label=label, name=str(file))
 
 
 class Tar:
@@ -123,8 +124,9 @@ class Tar:
 
     def __getitem__(self, index: int) -> Element:
         name, offset, size = self._members[index]
+        name = f"{self._path}:{name}"
         # pread keeps no position, so threads do not disturb each other.
-        return Element(image=decode(os.pread(self._file, size, offset), f"{self._path}:{name}"), label=0)
+        return Element(image=decode(os.pread(self._file, size, offset), name), label=0, name=name)
 
 
 class TFDS:
@@ -150,7 +152,9 @@ class TFDS:
 
     def __getitem__(self, index: int) -> Element:
         example = self._source[index]
-        return Element(image=np.asarray(example["image"]), label=int(example.get("label", 0)))
+        return Element(
+            image=np.asarray(example["image"]), label=int(example.get("label", 0)), name=f"example {index}"
+        )
 
 
 class ArrayRecord:
@@ -171,7 +175,8 @@ class ArrayRecord:
 
     def __getitem__(self, index: int) -> Element:
         record = flax.serialization.msgpack_restore(self._source[index])
-        return Element(image=decode(record["png"], f"record {index}"), label=record["label"])
+        name = record["name"]
+        return Element(image=decode(record["png"], name), label=record["label"], name=name)
 
 
 def open_source(

@@ -193,7 +193,7 @@ class _Run:
                     self._record(*pending, clock, writer, bar)
                 state = to_host(replicas)
                 self.checkpoints.save(state, Progress(images_seen, self.plain))
-            say(f"Asked to stop: saved step {step}. The same command continues.")
+            say(f"Asked to stop after step {step}. The same command continues.")
         return state
 
     @staticmethod

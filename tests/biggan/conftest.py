@@ -1,6 +1,6 @@
 """A GAN of 32x32 pixels and a few channels: one small program for all tests."""
 
-import functools
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from configs import quickstart
 
 
-@functools.cache
-def _tiny() -> str:
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[[], ConfigDict]:
+    """Makes a fresh config of a tiny run on the photographs."""
     config = quickstart.get_config()
     config.num_steps = 6
     config.batch_size = 2
@@ -25,15 +26,13 @@ def _tiny() -> str:
     config.sample.every = 4
     config.sample.num = 4
     config.log_every = 1
-    return config.to_json()
+    return config.copy_and_resolve_references
 
 
 @pytest.fixture
-def tiny() -> ConfigDict:
+def tiny(make_tiny: Callable[[], ConfigDict]) -> ConfigDict:
     """A fresh config of a tiny run on the photographs."""
-    import json
-
-    return ConfigDict(json.loads(_tiny()))
+    return make_tiny()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from biggan.data import pipeline, random_crop, resize, write_array_record
-from biggan.sources import SUFFIXES, TFDS, ArrayRecord, Folder, ImageError, Photos, Tar, open_source
+from biggan.sources import SUFFIXES, TFDS, ArrayRecord, Element, Folder, ImageError, Photos, Tar, open_source
 
 
 def picture(seed, size=(40, 48)):
@@ -59,7 +59,7 @@ def test_array_record_holds_what_was_converted(folder, tmp_path):
     assert len(records) == 10
     for index in range(10):
         expected = source[index]
-        np.testing.assert_array_equal(records[index]["image"], resize(expected["image"], 32))
+        np.testing.assert_array_equal(records[index]["image"], resize(expected, 32))
         assert records[index]["label"] == expected["label"]
     with pytest.raises(FileExistsError, match="records already"):
         write_array_record(source, out, 32, skip_corrupt=False, progress=iter)
@@ -128,9 +128,10 @@ def test_the_stream_can_be_entered_anywhere_and_depends_on_the_seed_alone(folder
 def test_resize_takes_the_centred_square():
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, 10:50] = 255
-    np.testing.assert_array_equal(resize(image, 20), 255)
-    with pytest.raises(ImageError, match="40x60, smaller than 64"):
-        resize(image, 64)
+    element = Element(image=image, label=0, name="wide.png")
+    np.testing.assert_array_equal(resize(element, 20), 255)
+    with pytest.raises(ImageError, match="wide.png is 40x60, smaller than 64"):
+        resize(element, 64)
 
 
 def test_random_crop_stays_inside():
@@ -155,7 +156,7 @@ def test_a_corrupt_image_is_named_or_skipped(folder, content):
 
 
 def test_a_small_image_is_named_and_nothing_usable_is_an_error(folder, tmp_path):
-    with pytest.raises(ImageError, match="40x48, smaller than 64"):
+    with pytest.raises(ImageError, match=r"00\d.png is 40x48, smaller than 64"):
         take(Folder(str(folder)), 1, resolution=64)
     with pytest.raises(ImageError, match="none of the 10 images can be used; the last"):
         take(Folder(str(folder)), 1, resolution=64, skip_corrupt=True)

@@ -40,18 +40,11 @@ class Cut(Exception):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compilation_cache):
+def finished(tmp_path_factory, compilation_cache, make_tiny):
     """A run of six steps that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("finished")
-    config = _tiny_config()
+    workdir, config = tmp_path_factory.mktemp("finished"), make_tiny()
     train(config, str(workdir), jax.devices()[:1])
     return workdir, config
-
-
-def _tiny_config():
-    from tests.biggan import conftest
-
-    return ConfigDict(json.loads(conftest._tiny()))
 
 
 def test_a_run_leaves_what_it_promises(finished, capsys):
@@ -187,13 +180,21 @@ def test_a_checkpoint_of_eight_replicas_resumes_on_one_and_back(tiny, tmp_path):
 
 def test_a_checkpoint_that_does_not_fit_names_the_field(finished, tiny):
     tiny.generator.channels = 8
-    tiny.num_steps = 8
-    with pytest.raises(ValueError, match=r"generator.channels is 4 in the checkpoint and 8 in this run"):
+    with pytest.raises(ValueError, match=r"config.generator.channels is 4 in the checkpoint and 8 in"):
         train(tiny, str(finished[0]), jax.devices()[:1])
     tiny.generator.channels = 4
     tiny.ema.on = False
-    with pytest.raises(ValueError, match=r"ema.on is True in the checkpoint"):
+    with pytest.raises(ValueError, match=r"config.ema.on is True in the checkpoint"):
         train(tiny, str(finished[0]), jax.devices()[:1])
+
+
+def test_the_attention_of_a_run_may_be_exchanged(finished, tiny, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    tiny.generator.attention = {"16": {"name": "dense"}}
+    tiny.num_steps = 7
+    assert int(train(tiny, str(workdir), jax.devices()[:1]).step) == 7
+    assert "config.generator.attention.16.name was 'smyrf', is 'dense'" in capsys.readouterr().out
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(finished, tmp_path, monkeypatch):
