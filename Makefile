@@ -14,7 +14,7 @@ quickstart: $(VENV)/train
 test: $(VENV)/test
 	$(RUN) -m pytest -m "not slow" $(FLAGS)
 
-test-slow: $(VENV)/test
+test-slow: $(VENV)/test $(VENV)/tpu
 	$(RUN) -m pytest -m slow $(FLAGS)
 
 lint: $(VENV)/dev

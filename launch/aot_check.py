@@ -5,6 +5,7 @@ python -m launch.aot_check --config=configs/celeba128_smyrf.py --topology=v3:2x2
 Wants the extra [tpu], for the compiler. Exit status 1 when the step does not fit.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     logging.set_verbosity(logging.WARNING)
+    if importlib.util.find_spec("libtpu") is None:
+        raise app.UsageError("the TPU's compiler is not installed: pip install '.[tpu]'.")
     config = _CONFIG.value
     topology = topologies.get_topology_desc(platform="tpu", topology_name=_TOPOLOGY.value)
     devices: list[Any] = list(topology.devices)

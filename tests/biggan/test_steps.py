@@ -55,6 +55,7 @@ def test_eight_replicas_equal_one_on_the_same_global_batch(tiny):
                 images, labels = images_for(tiny, 16, seed=index)
                 batch = shard_batch(gan, images, labels, num_devices)
                 replicas, metrics = step(replicas, batch, jax.random.key(1))
+            assert step._cache_size() == 1  # the replicated state is laid out as pmap's results
             for leaf in jax.tree.leaves(replicas):
                 shards = np.asarray(leaf)
                 np.testing.assert_array_equal(shards, np.broadcast_to(shards[:1], shards.shape))
