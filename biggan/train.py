@@ -3,13 +3,14 @@
 The same command continues a run that was interrupted.
 """
 
+import dataclasses
 import json
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -117,57 +118,48 @@ def train(
                 json.dump(plain, file, indent=1)
             # The pipeline before the compilation: a wrong path is told at once.
             data, readable = build_data(config, len(devices), images_seen)
-            run = _Run(config, gan, workdir, checkpoints, readable, plain, num_replicas)
+            run = _Run(config, plain, gan, workdir, devices, checkpoints, data, readable, images_seen)
             with MetricWriter(workdir, int(state.step)) as writer, StopRequest() as stop:
-                state = run(state, data, images_seen, devices, writer, stop)
+                state = run(state, writer, stop)
     finally:  # a save under way is finished also when something failed
         checkpoints.close()
     _report(workdir, checkpoints)
     return state
 
 
+@dataclasses.dataclass
 class _Run:
     """The loop over the steps, and what is done at intervals."""
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        gan: GAN,
-        workdir: str,
-        checkpoints: Checkpoints,
-        readable: Readable,
-        plain: dict[str, Any],
-        num_replicas: int,
-    ):
-        self.config, self.gan, self.workdir = config, gan, workdir
-        self.checkpoints, self.readable, self.plain = checkpoints, readable, plain
-        self.per_step = images_per_step(config, num_replicas)
-        self.sampler = Sampler(gan.generator)
-        self.num_skipped = 0
+    config: ml_collections.ConfigDict
+    plain: dict[str, Any]  # the config as a checkpoint keeps it
+    gan: GAN
+    workdir: str
+    devices: Sequence[jax.Device]
+    checkpoints: Checkpoints
+    data: Iterator[dict[str, np.ndarray]]
+    readable: Readable
+    images_seen: int
+    num_skipped: int = 0
 
-    def __call__(
-        self,
-        state: GANState,
-        data: Any,
-        images_seen: int,
-        devices: Sequence[jax.Device],
-        writer: MetricWriter,
-        stop: StopRequest,
-    ) -> GANState:
+    def __call__(self, state: GANState, writer: MetricWriter, stop: StopRequest) -> GANState:
+        """Trains `state` to config.num_steps, or until it is asked to stop."""
+        self.per_step = images_per_step(self.config, len(self.devices) * jax.process_count())
+        self.sampler = Sampler(self.gan.generator)
         config, first = self.config, int(state.step)
-        step_fn = parallel_step(self.gan, devices)
+        step_fn = parallel_step(self.gan, self.devices)
         rng = jax.random.fold_in(jax.random.key(config.seed), 1)
-        replicas, step = replicate(state, devices), first
+        replicas, step = replicate(state, self.devices), first
         say("Compiling the training step; this takes a minute or more for a large model.")
         bar = tqdm(total=config.num_steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1)
         pending: tuple[int, Any] | None = None
         clock = _Clock()
         while step < config.num_steps and not stop.requested:
-            batch = next(data)
-            replicas, metrics = step_fn(
-                replicas, shard_batch(self.gan, batch["image"], batch["label"], len(devices)), rng
-            )
-            step, images_seen = step + 1, images_seen + self.per_step
+            images = next(self.data)
+            batch = shard_batch(self.gan, images["image"], images["label"], len(self.devices))
+            replicas, metrics = step_fn(replicas, batch, rng)
+            step += 1
+            self.images_seen += self.per_step
             # The metrics of the step before: the device works on while they are looked at.
             if pending is not None:
                 self._record(*pending, clock, writer, bar)
@@ -180,20 +172,21 @@ class _Run:
                 # Nothing is saved before it is known to be finite.
                 self._record(*pending, clock, writer, bar)
                 pending = None
-                state = to_host(replicas)
-                if due:
-                    self.checkpoints.save(state, Progress(images_seen, self.plain))
+                state = self._save(replicas) if due else to_host(replicas)
                 if grid:
                     self._pictures(state, writer)
             self._report_skipped()
         bar.close()
         if stop.requested:
-            if step > int(state.step):
-                if pending is not None:
-                    self._record(*pending, clock, writer, bar)
-                state = to_host(replicas)
-                self.checkpoints.save(state, Progress(images_seen, self.plain))
+            if pending is not None:
+                self._record(*pending, clock, writer, bar)
+            state = self._save(replicas)
             say(f"Asked to stop after step {step}. The same command continues.")
+        return state
+
+    def _save(self, replicas: GANState) -> GANState:
+        state = to_host(replicas)
+        self.checkpoints.save(state, Progress(self.images_seen, self.plain))
         return state
 
     @staticmethod

@@ -165,6 +165,13 @@ def test_kill_and_terminate(tmp_path, tiny, compilation_cache):
     chex.assert_trees_all_equal(final_state(workdir), final_state(whole))
 
 
+def test_a_stop_while_pictures_are_drawn_saves_that_step(tiny, tmp_path, monkeypatch):
+    tiny.checkpoint.every = 0
+    monkeypatch.setattr(train_module, "save_grid", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert int(train(tiny, str(tmp_path), jax.devices()[:1]).step) == 4
+    assert Checkpoints(str(tmp_path / "checkpoints")).latest_step() == 4
+
+
 def test_a_checkpoint_of_eight_replicas_resumes_on_one_and_back(tiny, tmp_path):
     tiny.num_steps = 2
     state = train(tiny, str(tmp_path), jax.devices())
