@@ -113,11 +113,11 @@ def train(
                 f"--config.num_steps={2 * config.num_steps}."
             )
         else:
+            # The pipeline before the compilation: a wrong path is told at once.
+            data, readable = build_data(config, len(devices), images_seen)
             os.makedirs(workdir, exist_ok=True)
             with open(os.path.join(workdir, "config.json"), "w") as file:
                 json.dump(plain, file, indent=1)
-            # The pipeline before the compilation: a wrong path is told at once.
-            data, readable = build_data(config, len(devices), images_seen)
             run = _Run(config, plain, gan, workdir, devices, checkpoints, data, readable, images_seen)
             with MetricWriter(workdir, int(state.step)) as writer, StopRequest() as stop:
                 state = run(state, writer, stop)

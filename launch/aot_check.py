@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     logging.set_verbosity(logging.WARNING)
     if importlib.util.find_spec("libtpu") is None:
-        raise app.UsageError("the TPU's compiler is not installed: pip install '.[tpu]'.")
+        raise app.UsageError("the TPU's compiler is not installed: pip install -e '.[tpu]'.")
     config = _CONFIG.value
     topology = topologies.get_topology_desc(platform="tpu", topology_name=_TOPOLOGY.value)
     devices: list[Any] = list(topology.devices)
