@@ -207,7 +207,7 @@ def _accumulate(
         return step(stats, jax.tree.map(lambda array: array[0], inputs))
 
     if gan.accumulation == 1:
-        # No loop of one pass: XLA's convolutions on the CPU are 20 times slower inside a loop.
+        # No loop of one pass: XLA's convolutions on the CPU are over 10 times slower inside a loop.
         stats, sums = first(stats, inputs)
     else:
 
