@@ -1,6 +1,6 @@
 """Attention inside balanced clusters of queries and keys, in JAX."""
 
-from smyrf_jax.attention import clustered_attention, smyrf_attention
+from smyrf_jax.attention import clustered_attention, merge_attention, smyrf_attention
 from smyrf_jax.clustering import Clustering, cluster_of_tokens, sort_clustering
 from smyrf_jax.dense import dense_attention
 from smyrf_jax.hashing import e2lsh, gaussian_directions
@@ -13,6 +13,7 @@ __all__ = [
     "dense_attention",
     "e2lsh",
     "gaussian_directions",
+    "merge_attention",
     "smyrf_attention",
     "sort_clustering",
     "xbox_plus",

@@ -11,11 +11,13 @@ import pytest
 
 import smyrf_jax
 from smyrf_jax import (
+    attention,
     cluster_of_tokens,
     clustered_attention,
     dense_attention,
     e2lsh,
     gaussian_directions,
+    merge_attention,
     smyrf_attention,
     sort_clustering,
     xbox_plus,
@@ -50,13 +52,22 @@ def cluster(query, key, mask=None, num_hashes=2, cluster_size=4, seed=3):
     return sort_clustering(*hashes, mask, cluster_size=cluster_size)
 
 
-def reference(query, key, value, clustering, mask=None, *, scale=None, deduplicate=False):
-    """Dense attention in which a pair counts as often as it shares a cluster: obvious and slow."""
+def reference(query, key, value, clustering, mask=None, *, scale=None, deduplicate=False, is_causal=False):
+    """Dense attention in which a pair counts as often as it shares a cluster: obvious and slow.
+
+    Returns the output and its logsumexp.
+    """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    of_query = cluster_of_tokens(clustering.query_order, query.shape[-3])
-    of_key = cluster_of_tokens(clustering.key_order, key.shape[-3])
+    key, value = (jnp.repeat(array, query.shape[2] // key.shape[2], axis=2) for array in (key, value))
+    num_queries, num_keys = query.shape[1], key.shape[1]
+    of_query = cluster_of_tokens(clustering.query_order, num_queries)
+    of_key = cluster_of_tokens(clustering.key_order, num_keys)
     met = (of_query[..., :, None] == of_key[..., None, :]) & (of_key[..., None, :] >= 0)
     count = jnp.sum(met, axis=2)  # [B, N, T, S]
+    if is_causal:
+        position = jnp.arange(num_queries)[:, None] + num_keys - num_queries
+        count = jnp.maximum(count, (jnp.arange(num_keys)[None] == position)[None, None])
+        count = jnp.where((jnp.arange(num_keys)[None] <= position)[None, None], count, 0)
     if deduplicate:
         count = jnp.minimum(count, 1)
     if mask is not None:
@@ -64,55 +75,161 @@ def reference(query, key, value, clustering, mask=None, *, scale=None, deduplica
     logits = scale * jnp.einsum("btnd,bsnd->bnts", query, key)
     weights = count * jnp.exp(logits)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    weights = weights / jnp.where(total > 0, total, 1)
-    return jnp.einsum("bnts,bsnv->btnv", weights, value)
+    found = total > 0
+    output = jnp.einsum("bnts,bsnv->btnv", weights / jnp.where(found, total, 1), value)
+    logsumexp = jnp.where(found, jnp.log(jnp.where(found, total, 1)), -jnp.inf)
+    return output, jnp.swapaxes(logsumexp[..., 0], 1, 2)
+
+
+def loss_of(output, logsumexp):
+    """A function of output and logsumexp to which each entry matters."""
+    finite = jnp.where(jnp.isfinite(logsumexp), logsumexp, 0)
+    return jnp.sum(jnp.sin(output)) + jnp.sum(jnp.cos(finite))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("deduplicate", [False, True])
-def test_values_and_gradients_equal_the_reference(shape, masked, deduplicate):
+def test_values_and_gradients_equal_the_reference(shape, masked, is_causal, deduplicate, monkeypatch):
+    # Clusters of 4 x 4 or fewer: 3 a step, so that steps do not divide them, and several are run.
+    monkeypatch.setattr(attention, "_LOGITS_A_STEP", 3 * 4 * 4 * shape[0] * shape[3])
     with jax.enable_x64(True):
         arrays = arrays_of(shape, jnp.float64)
         mask = padding_mask(shape) if masked else None
         clustering = cluster(*arrays[:2], mask)
+        options = {"deduplicate": deduplicate, "is_causal": is_causal, "scale": 0.7}
 
         def run(attend):
             def loss(*arrays):
-                output = attend(*arrays, clustering, mask, deduplicate=deduplicate, scale=0.7)
-                return jnp.sum(jnp.sin(output)), output
+                result = attend(*arrays, clustering, mask, **options)
+                return loss_of(*result), result
 
             return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
 
-        chex.assert_trees_all_close(run(clustered_attention), run(reference), rtol=1e-10, atol=1e-12)
+        ours = functools.partial(clustered_attention, return_residual=True)
+        chex.assert_trees_all_close(run(ours), run(reference), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_query_heads_may_share_key_heads(is_causal):
+    query = arrays_of((2, 13, 7, 6, 4, 5))[0]
+    key, value = arrays_of((2, 13, 7, 2, 4, 5))[1:]
+    mask = jax.random.bernoulli(jax.random.key(1), 0.6, (2, 6, 1, 7))
+
+    def run(attend, repeats):
+        def loss(query, key, value):
+            key, value = (jnp.repeat(array, repeats, axis=2) for array in (key, value))
+            result = attend(
+                query, key, value, mask, rng=jax.random.key(0), is_causal=is_causal, return_residual=True
+            )
+            return loss_of(*result), result
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+
+    clustered = functools.partial(smyrf_attention, num_hashes=2, cluster_size=4)
+    for attend in (clustered, dense_attention):
+        chex.assert_trees_all_close(run(attend, 1), run(attend, 3), rtol=1e-5, atol=1e-5)
+
+
+def test_second_derivatives_equal_the_reference_and_forward_mode_raises():
+    with jax.enable_x64(True):
+        shape = SHAPES[2]
+        arrays, mask = arrays_of(shape, jnp.float64), padding_mask(shape)
+        mask = mask.at[1].set(False)  # a sample without keys
+        clustering = cluster(*arrays[:2], mask)
+
+        def penalty(attend):
+            def loss(*arrays):
+                return loss_of(*attend(*arrays, clustering, mask))
+
+            def squared(*arrays):
+                return sum(jnp.sum(grad**2) for grad in jax.grad(loss, argnums=(0, 1, 2))(*arrays))
+
+            return jax.jit(jax.grad(squared, argnums=(0, 1, 2)))(*arrays)
+
+        ours = functools.partial(clustered_attention, return_residual=True)
+        chex.assert_trees_all_close(penalty(ours), penalty(reference), rtol=1e-9, atol=1e-11)
+        with pytest.raises(TypeError, match="forward-mode.*custom_vjp"):
+            jax.jvp(lambda query: clustered_attention(query, *arrays[1:], clustering), arrays[:1], arrays[:1])
+
+
+def test_attention_over_two_sets_of_keys_merges():
+    """The residual is what a caller needs to put partial attentions together."""
+    query, key, value = arrays_of((2, 16, 24, 2, 4, 5))
+    mask = jnp.ones((2, 1, 1, 24), bool).at[1, ..., 16:].set(False)
+
+    def in_parts(query, key, value):
+        parts = [
+            dense_attention(query, key[:, part], value[:, part], mask[..., part], return_residual=True)
+            for part in (slice(0, 16), slice(16, 24))
+        ]
+        return merge_attention(*zip(*parts, strict=True))
+
+    def whole(query, key, value):
+        return dense_attention(query, key, value, mask, return_residual=True)
+
+    def run(function):
+        def loss(*arrays):
+            result = function(*arrays)
+            return loss_of(*result), result
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+
+    chex.assert_trees_all_close(run(in_parts), run(whole), rtol=1e-5, atol=1e-6)
+
+
+def test_causal_rows_see_no_later_key():
+    query, key, value = arrays_of((1, 12, 12, 2, 4, 4))
+    attend = jax.jit(functools.partial(smyrf_attention, num_hashes=2, cluster_size=4, is_causal=True))
+    output, jacobian = (
+        function(value)
+        for function in (
+            lambda value: attend(query, key, value, rng=jax.random.key(0)),
+            jax.jacrev(lambda value: attend(query, key, value, rng=jax.random.key(0))[0, :, 0, 0]),
+        )
+    )
+    assert output.shape == (1, 12, 2, 4)
+    weights = np.asarray(jacobian[:, 0, :, 0, 0])  # [T, S] of the first head
+    assert np.all(np.triu(weights, 1) == 0)
+    assert np.all(np.diagonal(weights) > 0)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_one_cluster_is_dense_attention_for_any_rng(shape, masked, dtype):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_one_cluster_is_dense_attention_for_any_rng(shape, masked, dtype, is_causal):
     arrays = arrays_of(shape, dtype)
     mask = padding_mask(shape) if masked else None
-    expected = dense_attention(*arrays, mask)
+    expected = dense_attention(*arrays, mask, is_causal=is_causal, return_residual=True)
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
-    attend = jax.jit(functools.partial(smyrf_attention, num_hashes=3, cluster_size=shape[1]))
+    options = {"num_hashes": 3, "cluster_size": shape[1], "is_causal": is_causal}
+    attend = jax.jit(functools.partial(smyrf_attention, **options, deduplicate=True, return_residual=True))
     for seed in range(2):
-        output = attend(*arrays, mask, rng=jax.random.key(seed))
-        assert output.dtype == dtype
-        chex.assert_trees_all_close(
-            *(array.astype(jnp.float32) for array in (output, expected)),
-            rtol=tolerance,
-            atol=tolerance,
-        )
+        result = attend(*arrays, mask, rng=jax.random.key(seed))
+        assert result[0].dtype == dtype
+        assert result[1].dtype == jnp.float32
+        result, wanted = (jax.tree.map(lambda x: x.astype(jnp.float32), x) for x in (result, expected))
+        chex.assert_trees_all_close(result, wanted, rtol=tolerance, atol=tolerance)
+    # Without deduplication every key counts once a round: log 3 more, and the same output.
+    output = smyrf_attention(*arrays, mask, rng=jax.random.key(0), **options)
+    assert isinstance(output, jax.Array)
+    chex.assert_trees_all_close(output.astype(jnp.float32), wanted[0], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_dense_attention_is_that_of_jax_nn(masked):
-    shape = SHAPES[2]
-    arrays = arrays_of((*shape[:-1], shape[-2]))  # jax.nn wants V = D
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_dense_attention_is_that_of_jax_nn(masked, is_causal):
+    batch, length, _, heads, width, _ = SHAPES[2]
+    # jax.nn wants V = D, and aligns causal masks at the start: the same where T = S.
+    shape = (batch, length, length, heads, width, width)
+    arrays = arrays_of(shape)
     mask = padding_mask(shape) if masked else None
-    expected = jax.nn.dot_product_attention(*arrays, mask=mask)
-    chex.assert_trees_all_close(dense_attention(*arrays, mask), expected, rtol=1e-5, atol=1e-6)
+    expected = jax.nn.dot_product_attention(*arrays, mask=mask, is_causal=is_causal, return_residual=True)
+    output = dense_attention(*arrays, mask, is_causal=is_causal, return_residual=True)
+    chex.assert_trees_all_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("attend", [small, dense])
