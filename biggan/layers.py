@@ -24,8 +24,9 @@ conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=orthogonal)
 conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=orthogonal)
 dense = functools.partial(nn.Dense, kernel_init=orthogonal)
 
-# (query [B, T, 1, D], key [B, S, 1, D], value [B, S, 1, V], rng=, scale=) -> [B, T, 1, V]
-AttentionFn = Callable[..., Array]
+# (query [B, T, 1, D], key [B, S, 1, D], value [B, S, 1, V], rng=, scale=) -> [B, T, 1, V].
+# Any: attentions of smyrf_jax return a pair when they are asked for the logsumexp.
+AttentionFn = Callable[..., Any]
 
 
 def spectral(layer: nn.Module, eps: float) -> Callable[[Array, bool], Array]:
