@@ -59,9 +59,34 @@ def sort_clustering(
     else:
         num_kept = None
     return Clustering(
-        _equal_runs(jnp.argsort(query_hash, axis=-1), num_clusters, min(cluster_size, num_queries)),
-        _equal_runs(jnp.argsort(key_hash, axis=-1), num_clusters, -(-num_keys // num_clusters), num_kept),
+        _equal_runs(_argsort(query_hash), num_clusters, min(cluster_size, num_queries)),
+        _equal_runs(_argsort(key_hash), num_clusters, -(-num_keys // num_clusters), num_kept),
     )
+
+
+def _argsort(values: Float[Array, "*A T"]) -> Int[Array, "*A T"]:
+    """jnp.argsort along the last axis.
+
+    On CPUs XLA sorts one array of integers six times faster than pairs, so value and index go into
+    one: float32 numbers are ordered as their bits are, once those of negative numbers are inverted.
+    """
+    if values.dtype != jnp.float32 or values.size == 0:
+        return jnp.argsort(values, axis=-1)
+
+    def packed(values: Array) -> Array:
+        # Adding zero turns -0 into 0, which argsort holds equal.
+        bits = jax.lax.bitcast_convert_type(values + 0.0, jnp.int32)
+        bits = jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)
+        index = jax.lax.broadcasted_iota(jnp.int32, bits.shape, bits.ndim - 1)
+        with jax.enable_x64(True):
+            both = jax.lax.shift_left(bits.astype(jnp.int64), jnp.int64(32)) | index.astype(jnp.int64)
+            ordered = jax.lax.sort(both, dimension=-1, is_stable=False)
+            return jax.lax.bitwise_and(ordered, jnp.int64(2**32 - 1)).astype(jnp.int32)
+
+    def pairs(values: Array) -> Array:
+        return jnp.argsort(values, axis=-1).astype(jnp.int32)
+
+    return jax.lax.platform_dependent(values, cpu=packed, default=pairs)
 
 
 def _equal_runs(

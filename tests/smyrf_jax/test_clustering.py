@@ -50,3 +50,11 @@ def check_rows(orders, hashes, kept):
 def test_a_cluster_size_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="cluster_size=0"):
         sort_clustering(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1, 4)), cluster_size=0)
+
+
+def test_equal_and_infinite_hashes_are_sorted_as_argsort_does():
+    hashes = jnp.asarray([[[0.0, -0.0, jnp.inf, -1e-40, 3.0, -jnp.inf, 3.0, -2.5]]])
+    expected = np.argsort(np.where(np.abs(hashes) < 1e-38, 0, hashes), axis=-1, kind="stable")
+    clustering = sort_clustering(hashes, hashes, cluster_size=2)
+    for order in clustering:
+        np.testing.assert_array_equal(order.reshape(1, 1, 8), expected)
