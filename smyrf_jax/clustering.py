@@ -67,7 +67,7 @@ def sort_clustering(
 def _argsort(values: Float[Array, "*A T"]) -> Int[Array, "*A T"]:
     """jnp.argsort along the last axis.
 
-    On CPUs XLA sorts one array of integers six times faster than pairs, so value and index go into
+    On CPUs XLA sorts one array of integers five times faster than pairs, so value and index go into
     one: float32 numbers are ordered as their bits are, once those of negative numbers are inverted.
     """
     if values.dtype != jnp.float32 or values.size == 0:
