@@ -1,9 +1,10 @@
 """Attention inside balanced clusters of queries and keys, in JAX."""
 
-from smyrf_jax.attention import clustered_attention, merge_attention, smyrf_attention
+from smyrf_jax.attention import clustered_attention, smyrf_attention
 from smyrf_jax.clustering import Clustering, cluster_of_tokens, sort_clustering
 from smyrf_jax.dense import dense_attention
 from smyrf_jax.hashing import e2lsh, gaussian_directions
+from smyrf_jax.merging import merge_attention
 from smyrf_jax.transforms import xbox_plus
 
 __all__ = [

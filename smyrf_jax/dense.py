@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
-from smyrf_jax.attention import check_arguments, finite_min
+from smyrf_jax.arguments import check_arguments
+from smyrf_jax.merging import finite_min
 
 
 def dense_attention(

@@ -11,7 +11,7 @@ import pytest
 
 import smyrf_jax
 from smyrf_jax import (
-    attention,
+    blockwise,
     cluster_of_tokens,
     clustered_attention,
     dense_attention,
@@ -93,7 +93,7 @@ def loss_of(output, logsumexp):
 @pytest.mark.parametrize("deduplicate", [False, True])
 def test_values_and_gradients_equal_the_reference(shape, masked, is_causal, deduplicate, monkeypatch):
     # Clusters of 4 x 4 or fewer: 3 a step, so that steps do not divide them, and several are run.
-    monkeypatch.setattr(attention, "_LOGITS_A_STEP", 3 * 4 * 4 * shape[0] * shape[3])
+    monkeypatch.setattr(blockwise, "_LOGITS_A_STEP", 3 * 4 * 4 * shape[0] * shape[3])
     with jax.enable_x64(True):
         arrays = arrays_of(shape, jnp.float64)
         mask = padding_mask(shape) if masked else None

@@ -1,0 +1,219 @@
+"""The loop over clusters, with a backward pass of its own: logits exist for one step at a time.
+
+What shaped it, by profile on two CPU cores (12 heads of 4096 tokens, 2 rounds of 64 x 64 clusters, width
+64; 4 heads of 16,384, 4 rounds of 128 x 128):
+
+- Gathered rows come from random places of arrays that no cache holds: some 2.8 ms for 12 MB, five times
+  what reading in order takes, and as much as a product of the same step. So nothing is gathered twice in
+  a step, and tokens are read where they lie: rows of [T, N, D] are as long as those of [N, T, D], and
+  without transposing the first case takes 0.7 of the time.
+- Steps of 1 to 2 MB of logits stay in the cache. Steps eight times larger, and whole rounds, were up
+  to twice as slow; so were steps of single small clusters. Large clusters are cut by their queries.
+- Merging into a running output costs what keeping every round's output and inverting the orders
+  costs, and needs memory for one output only. Scatters cost half of what gathers do.
+- XLA's product of a transposed [C, K] with [C, D] was twelve times slower than the one that yields its
+  transpose [D, K], which is small.
+- Packing keys with values into one gathered row did not pay on CPUs: the products copy their halves.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Int
+
+from smyrf_jax.clustering import Clustering, cluster_of_tokens
+from smyrf_jax.merging import finite_min
+
+# Logits of one step, in all samples; and the queries that a cluster is not cut below, lest its keys are
+# gathered too often.
+_LOGITS_A_STEP = 2**19
+_QUERIES_A_STEP = 512
+
+
+def take_rows(tokens: Array, order: Int[Array, "*L C"]) -> Array:
+    """Rows of tokens [T, ...] in an order; zeros (False) in empty slots."""
+    return tokens.at[order].get(mode="fill", fill_value=0)
+
+
+class Rules(NamedTuple):
+    """Which logits count, and how much: what blockwise_attention knows before it is traced.
+
+    scale: of the logits.
+    is_causal: query i sees keys up to i + S - T only.
+    deduplicate: pairs that met in an earlier round are left out.
+    samples: how many are mapped over; they share a step's logits.
+    """
+
+    scale: float
+    is_causal: bool
+    deduplicate: bool
+    samples: int
+
+
+class _Step(NamedTuple):
+    """Some clusters of one hash round, so that a query is among them once at most.
+
+    queries: [clusters, C], rows of [T * N, ...], past the end for empty slots.
+    keys: [clusters, K], rows of [S * M, ...], past the end for empty slots.
+    head: [clusters, 1], the query head.
+    hash_round: [].
+    """
+
+    queries: Array
+    keys: Array
+    head: Array
+    hash_round: Array
+
+
+def _steps(clustering: Clustering, num_queries: int, num_keys: int, key_heads: int, samples: int) -> _Step:
+    """The clusters of a sample, a few a step; the steps are stacked along the first axis."""
+    heads, rounds, num_clusters, size = clustering.query_order.shape
+    head = jnp.arange(heads, dtype=jnp.int32)[:, None, None, None]
+    queries = clustering.query_order * heads + head
+    keys = clustering.key_order * key_heads + head // (heads // key_heads)
+
+    pairs = max(1, samples * size * keys.shape[-1])
+    pieces = max(1, min(-(-pairs // _LOGITS_A_STEP), size // _QUERIES_A_STEP))
+    piece = -(-size // pieces)
+    empty = num_queries * heads, num_keys * key_heads
+    queries = jnp.pad(queries, ((0, 0),) * 3 + ((0, pieces * piece - size),), constant_values=empty[0])
+    queries = queries.reshape(heads, rounds, num_clusters * pieces, piece)
+    keys = jnp.repeat(keys, pieces, axis=2)
+
+    total = heads * num_clusters * pieces
+    num_steps = -(-total // max(1, _LOGITS_A_STEP * pieces // pairs))
+    a_step = -(-total // num_steps)
+
+    def cut(array: Array, empty: int) -> Array:
+        array = jnp.moveaxis(array, 1, 0).reshape(rounds, total, array.shape[-1])
+        array = jnp.pad(array, ((0, 0), (0, num_steps * a_step - total), (0, 0)), constant_values=empty)
+        return array.reshape(rounds * num_steps, a_step, array.shape[-1])
+
+    head = jnp.broadcast_to(head, (*queries.shape[:-1], 1))
+    hash_round = jnp.repeat(jnp.arange(rounds), num_steps)
+    return _Step(cut(queries, empty[0]), cut(keys, empty[1]), cut(head, 0), hash_round)
+
+
+class _Sample:
+    """The steps of a sample, and which of their logits count."""
+
+    def __init__(self, rules: Rules, query: Array, key: Array, clustering: Clustering):
+        self.rules = rules
+        self.num_queries, self.heads = query.shape[:2]
+        self.num_keys, self.key_heads = key.shape[:2]
+        self.dtype = jnp.promote_types(query.dtype, jnp.float32)
+        self.low = finite_min(self.dtype)
+        self.steps = _steps(clustering, self.num_queries, self.num_keys, self.key_heads, rules.samples)
+        self.clusters = None
+        if rules.deduplicate:
+            of_query = cluster_of_tokens(clustering.query_order, self.num_queries)  # [N, R, T]
+            of_key = cluster_of_tokens(clustering.key_order, self.num_keys)  # [N, R, S]
+            # No cluster is not a cluster that two tokens could share: -1 of a query is -2 of a key.
+            of_key = jnp.where(of_key < 0, -2, of_key)
+            self.clusters = tuple(_as_rows(jnp.moveaxis(ids, -1, 0)) for ids in (of_query, of_key))
+
+    def logits(self, step: _Step, query: Array, key: Array) -> tuple[Array, Array]:
+        """Logits [clusters, C, K] of gathered queries and keys, and which of them count."""
+        logits = jnp.einsum("lcd,lkd->lck", query, key, preferred_element_type=self.dtype)
+        keep = (step.keys < self.num_keys * self.key_heads)[:, None, :]
+        keys = step.keys // self.key_heads
+        if self.rules.is_causal:
+            own = step.queries // self.heads + (self.num_keys - self.num_queries)
+            keep &= keys[:, None, :] <= own[:, :, None]
+        if self.clusters is not None:
+            rows = step.queries, keys * self.heads + step.head
+            of_query, of_key = (take_rows(*ids) for ids in zip(self.clusters, rows, strict=True))
+            for earlier in range(of_query.shape[-1] - 1):
+                met = of_query[:, :, None, earlier] == of_key[:, None, :, earlier]
+                keep &= ~(met & (earlier < step.hash_round))
+        return self.rules.scale * logits, keep
+
+
+def _as_rows(array: Array) -> Array:
+    """[T, N, ...] as [T * N, ...]."""
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def blockwise_attention(
+    rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering
+) -> tuple[Array, Array]:
+    """clustered_attention of one sample: [T, N, D], [S, M, D], [S, M, V], orders -> [T, N, V], [T, N].
+
+    The logsumexp is finite_min in rows without keys. Reverse mode only: the backward pass takes the
+    inputs, the output and its logsumexp, and computes the logits anew.
+    """
+    sample = _Sample(rules, query, key, clustering)
+    dtype, low = sample.dtype, sample.low
+    query, key, values = (_as_rows(array) for array in (query, key, value))
+    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+
+    def step(state: tuple[Array, Array], step: _Step):
+        queries, keys = step.queries, step.keys
+        logits, keep = sample.logits(step, take_rows(query, queries), take_rows(key, keys))
+        before, logsumexp = (take_rows(array, queries) for array in state)
+        top = jnp.maximum(jnp.max(jnp.where(keep, logits, low), axis=-1, initial=low), logsumexp)
+        top = jax.lax.stop_gradient(top)
+        # exp(low) is 0, without an infinity that a second derivative would meet.
+        weights = jnp.exp(jnp.where(keep, logits - top[..., None], low))
+        carried = jnp.exp(jnp.where(logsumexp > low, logsumexp - top, low))
+        total = jnp.sum(weights, axis=-1) + carried
+        safe = jnp.where(total > 0, total, 1.0)
+        weights = weights.astype(values.dtype)
+        output = product("lck,lkv->lcv", weights, take_rows(values, keys))
+        output = (carried[..., None] * before + output) / safe[..., None]
+        logsumexp = jnp.where(total > 0, top + jnp.log(safe), low)
+        rows = zip(state, (output, logsumexp), strict=True)
+        return tuple(array.at[queries].set(row, mode="drop") for array, row in rows), None
+
+    state = jnp.zeros((query.shape[0], values.shape[-1]), dtype), jnp.full(query.shape[0], low, dtype)
+    (output, logsumexp), _ = jax.lax.scan(step, state, sample.steps)
+    lengths = sample.num_queries, sample.heads
+    return output.astype(value.dtype).reshape(*lengths, value.shape[-1]), logsumexp.reshape(lengths)
+
+
+def _forward(rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering):
+    output, logsumexp = blockwise_attention(rules, query, key, value, clustering)
+    return (output, logsumexp), (query, key, value, clustering, output, logsumexp)
+
+
+def _backward(rules: Rules, residuals, gradients):
+    query, key, value, clustering, output, logsumexp = residuals
+    sample = _Sample(rules, query, key, clustering)
+    dtype, low = sample.dtype, sample.low
+    # d logits = weights * (d output . value - shift). By a product: a sum along rows is slow on CPUs here.
+    shift = (gradients[0].astype(dtype) * output.astype(dtype)) @ jnp.ones(output.shape[-1], dtype)
+    shift -= gradients[1]
+    # Rows without keys have no weights; zero keeps their differences finite.
+    per_row = jnp.stack([jnp.where(logsumexp > low, logsumexp, 0.0), shift], axis=-1)
+    arrays = query, key, value
+    query, key, value, of_output, per_row = (_as_rows(array) for array in (*arrays, gradients[0], per_row))
+    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+
+    def step(state: tuple[Array, ...], step: _Step):
+        queries, keys = step.queries, step.keys
+        its_query, its_output, row = (take_rows(array, queries) for array in (query, of_output, per_row))
+        its_key, its_value = (take_rows(array, keys) for array in (key, value))
+        logits, keep = sample.logits(step, its_query, its_key)
+        weights = jnp.exp(jnp.where(keep, logits - row[..., :1], low))
+        of_logits = weights * (product("lcv,lkv->lck", its_output, its_value) - row[..., 1:])
+        of_logits = (rules.scale * of_logits).astype(query.dtype)
+        weights = weights.astype(value.dtype)
+        added = (
+            (queries, product("lck,lkd->lcd", of_logits, its_key)),
+            (keys, jnp.swapaxes(product("lck,lcd->ldk", of_logits, its_query), 1, 2)),
+            (keys, jnp.swapaxes(product("lck,lcv->lvk", weights, its_output), 1, 2)),
+        )
+        rows = zip(state, added, strict=True)
+        return tuple(array.at[order].add(row, mode="drop") for array, (order, row) in rows), None
+
+    state = tuple(jnp.zeros(array.shape, dtype) for array in (query, key, value))
+    state, _ = jax.lax.scan(step, state, sample.steps)
+    summed = zip(state, arrays, strict=True)
+    return *(total.astype(array.dtype).reshape(array.shape) for total, array in summed), None
+
+
+blockwise_attention.defvjp(_forward, _backward)
