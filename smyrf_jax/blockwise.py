@@ -11,9 +11,12 @@ What shaped it, by profile on two CPU cores (12 heads of 4096 tokens, 2 rounds o
   to twice as slow; so were steps of single small clusters. Large clusters are cut by their queries.
 - Merging into a running output costs what keeping every round's output and inverting the orders
   costs, and needs memory for one output only. Scatters cost half of what gathers do.
+- On TPUs a gathered or scattered row costs the same up to 128 numbers (by the compiler's estimate 15 and
+  24 ns on v3), so output and logsumexp share rows, and so do what the backward pass takes of each query
+  but the query itself. Queries, keys and values in shared rows would gain a little more there, but need
+  copies whose memory is missed (TPU) or cost more than they save (CPU).
 - XLA's product of a transposed [C, K] with [C, D] was twelve times slower than the one that yields its
   transpose [D, K], which is small.
-- Packing keys with values into one gathered row did not pay on CPUs: the products copy their halves.
 """
 
 import functools
@@ -30,7 +33,7 @@ from smyrf_jax.merging import finite_min
 # Logits of one step, in all samples; and the queries that a cluster is not cut below, lest its keys are
 # gathered too often.
 _LOGITS_A_STEP = 2**19
-_QUERIES_A_STEP = 512
+_QUERIES_A_STEP = 1024
 
 
 def take_rows(tokens: Array, order: Int[Array, "*L C"]) -> Array:
@@ -106,6 +109,7 @@ class _Sample:
         self.num_keys, self.key_heads = key.shape[:2]
         self.dtype = jnp.promote_types(query.dtype, jnp.float32)
         self.low = finite_min(self.dtype)
+        self.product = functools.partial(jnp.einsum, preferred_element_type=self.dtype)
         self.steps = _steps(clustering, self.num_queries, self.num_keys, self.key_heads, rules.samples)
         self.clusters = None
         if rules.deduplicate:
@@ -117,7 +121,7 @@ class _Sample:
 
     def logits(self, step: _Step, query: Array, key: Array) -> tuple[Array, Array]:
         """Logits [clusters, C, K] of gathered queries and keys, and which of them count."""
-        logits = jnp.einsum("lcd,lkd->lck", query, key, preferred_element_type=self.dtype)
+        logits = self.product("lcd,lkd->lck", query, key)
         keep = (step.keys < self.num_keys * self.key_heads)[:, None, :]
         keys = step.keys // self.key_heads
         if self.rules.is_causal:
@@ -148,13 +152,12 @@ def blockwise_attention(
     """
     sample = _Sample(rules, query, key, clustering)
     dtype, low = sample.dtype, sample.low
-    query, key, values = (_as_rows(array) for array in (query, key, value))
-    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+    queries, keys, values = (_as_rows(array) for array in (query, key, value))
 
-    def step(state: tuple[Array, Array], step: _Step):
-        queries, keys = step.queries, step.keys
-        logits, keep = sample.logits(step, take_rows(query, queries), take_rows(key, keys))
-        before, logsumexp = (take_rows(array, queries) for array in state)
+    def step(state: Array, step: _Step):
+        logits, keep = sample.logits(step, take_rows(queries, step.queries), take_rows(keys, step.keys))
+        before = take_rows(state, step.queries)
+        before, logsumexp = before[..., :-1], before[..., -1]
         top = jnp.maximum(jnp.max(jnp.where(keep, logits, low), axis=-1, initial=low), logsumexp)
         top = jax.lax.stop_gradient(top)
         # exp(low) is 0, without an infinity that a second derivative would meet.
@@ -162,17 +165,18 @@ def blockwise_attention(
         carried = jnp.exp(jnp.where(logsumexp > low, logsumexp - top, low))
         total = jnp.sum(weights, axis=-1) + carried
         safe = jnp.where(total > 0, total, 1.0)
-        weights = weights.astype(values.dtype)
-        output = product("lck,lkv->lcv", weights, take_rows(values, keys))
+        weights = weights.astype(value.dtype)
+        output = sample.product("lck,lkv->lcv", weights, take_rows(values, step.keys))
         output = (carried[..., None] * before + output) / safe[..., None]
         logsumexp = jnp.where(total > 0, top + jnp.log(safe), low)
-        rows = zip(state, (output, logsumexp), strict=True)
-        return tuple(array.at[queries].set(row, mode="drop") for array, row in rows), None
+        rows = jnp.concatenate([output, logsumexp[..., None]], axis=-1)
+        return state.at[step.queries].set(rows, mode="drop"), None
 
-    state = jnp.zeros((query.shape[0], values.shape[-1]), dtype), jnp.full(query.shape[0], low, dtype)
-    (output, logsumexp), _ = jax.lax.scan(step, state, sample.steps)
-    lengths = sample.num_queries, sample.heads
-    return output.astype(value.dtype).reshape(*lengths, value.shape[-1]), logsumexp.reshape(lengths)
+    rows = queries.shape[0]
+    state = jnp.concatenate([jnp.zeros((rows, value.shape[-1]), dtype), jnp.full((rows, 1), low, dtype)], -1)
+    state, _ = jax.lax.scan(step, state, sample.steps)
+    state = state.reshape(*query.shape[:2], state.shape[-1])
+    return state[..., :-1].astype(value.dtype), state[..., -1]
 
 
 def _forward(rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering):
@@ -188,31 +192,32 @@ def _backward(rules: Rules, residuals, gradients):
     shift = (gradients[0].astype(dtype) * output.astype(dtype)) @ jnp.ones(output.shape[-1], dtype)
     shift -= gradients[1]
     # Rows without keys have no weights; zero keeps their differences finite.
-    per_row = jnp.stack([jnp.where(logsumexp > low, logsumexp, 0.0), shift], axis=-1)
-    arrays = query, key, value
-    query, key, value, of_output, per_row = (_as_rows(array) for array in (*arrays, gradients[0], per_row))
-    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+    found = jnp.where(logsumexp > low, logsumexp, 0.0)
+    per_query = _as_rows(jnp.concatenate([gradients[0], found[..., None], shift[..., None]], axis=-1))
+    queries, keys, values = (_as_rows(array) for array in (query, key, value))
 
     def step(state: tuple[Array, ...], step: _Step):
-        queries, keys = step.queries, step.keys
-        its_query, its_output, row = (take_rows(array, queries) for array in (query, of_output, per_row))
-        its_key, its_value = (take_rows(array, keys) for array in (key, value))
+        its_query, its_rows = take_rows(queries, step.queries), take_rows(per_query, step.queries)
+        its_key, its_value = take_rows(keys, step.keys), take_rows(values, step.keys)
+        its_output = its_rows[..., :-2].astype(value.dtype)
         logits, keep = sample.logits(step, its_query, its_key)
-        weights = jnp.exp(jnp.where(keep, logits - row[..., :1], low))
-        of_logits = weights * (product("lcv,lkv->lck", its_output, its_value) - row[..., 1:])
+        weights = jnp.exp(jnp.where(keep, logits - its_rows[..., -2:-1], low))
+        of_logits = weights * (sample.product("lcv,lkv->lck", its_output, its_value) - its_rows[..., -1:])
         of_logits = (rules.scale * of_logits).astype(query.dtype)
-        weights = weights.astype(value.dtype)
+        to_query = sample.product("lck,lkd->lcd", of_logits, its_key)
+        to_key = sample.product("lck,lcd->ldk", of_logits, its_query)
+        to_value = sample.product("lck,lcv->lvk", weights.astype(value.dtype), its_output)
         added = (
-            (queries, product("lck,lkd->lcd", of_logits, its_key)),
-            (keys, jnp.swapaxes(product("lck,lcd->ldk", of_logits, its_query), 1, 2)),
-            (keys, jnp.swapaxes(product("lck,lcv->lvk", weights, its_output), 1, 2)),
+            (step.queries, to_query),
+            (step.keys, jnp.swapaxes(to_key, 1, 2)),
+            (step.keys, jnp.swapaxes(to_value, 1, 2)),
         )
         rows = zip(state, added, strict=True)
         return tuple(array.at[order].add(row, mode="drop") for array, (order, row) in rows), None
 
-    state = tuple(jnp.zeros(array.shape, dtype) for array in (query, key, value))
+    state = tuple(jnp.zeros(array.shape, dtype) for array in (queries, keys, values))
     state, _ = jax.lax.scan(step, state, sample.steps)
-    summed = zip(state, arrays, strict=True)
+    summed = zip(state, (query, key, value), strict=True)
     return *(total.astype(array.dtype).reshape(array.shape) for total, array in summed), None
 
 
