@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ from jax import Array
 from jaxtyping import Bool, Float, Key
 
 from smyrf_jax.arguments import check_arguments
-from smyrf_jax.blockwise import Rules, blockwise_attention, take_rows
+from smyrf_jax.blockwise import Rules, blockwise_attention, inner_products, take_rows
+from smyrf_jax.budget import dense_is_faster
 from smyrf_jax.clustering import Clustering, cluster_of_tokens, sort_clustering
+from smyrf_jax.dense import dense_attention
 from smyrf_jax.hashing import e2lsh, gaussian_directions
 from smyrf_jax.merging import finite_min, merge_attention
 from smyrf_jax.transforms import xbox_plus
@@ -117,7 +120,7 @@ def _own_position(
     own_key, own_value = (
         jnp.repeat(at_own(array, array.ndim - 3), groups, axis=-2) for array in (key, value)
     )
-    logits = scale * jnp.einsum("...d,...d->...", query, own_key, preferred_element_type=dtype)
+    logits = scale * inner_products(query, own_key, dtype)
     of_query = cluster_of_tokens(clustering.query_order, num_queries)
     of_key = cluster_of_tokens(clustering.key_order, num_keys)  # [*B, N, R, S]
     own_cluster = at_own(of_key + 1, of_key.ndim - 1) - 1
@@ -140,6 +143,7 @@ def smyrf_attention(
     is_causal: bool = False,
     deduplicate: bool = False,
     return_residual: bool = False,
+    implementation: Literal["auto", "dense", "clustered"] = "clustered",
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
     """Approximate attention in O(N log N): xbox_plus, e2lsh, sort_clustering, clustered_attention.
 
@@ -157,13 +161,17 @@ def smyrf_attention(
         is_causal: query i sees key j <= i + S - T only, and the key at its own position in any case.
         deduplicate: each key counts once, in however many rounds it is met.
         return_residual: return the logsumexp over the attended keys as well, for `merge_attention`.
+        implementation: "clustered"; "dense" for exact attention in T x S memory; "auto" for dense where it
+            takes less time than clustered attention with these settings (`budget.dense_is_faster`:
+            measured on CPUs).
 
     Returns:
         [*B, T, N, V] in the dtype of value; with return_residual also the logsumexp, [*B, T, N], in
         float32 at least, -inf in rows without keys.
 
     Raises:
-        ValueError: shapes do not fit, or num_hashes or cluster_size is not positive.
+        ValueError: shapes do not fit, num_hashes or cluster_size is not positive, or there is no such
+            implementation.
 
     Source: SMYRF (arXiv:2010.05315), section 3.
     """
@@ -172,6 +180,18 @@ def smyrf_attention(
         raise ValueError(f"num_hashes must be positive, got num_hashes={num_hashes}.")
     if cluster_size < 1:
         raise ValueError(f"cluster_size must be positive, got cluster_size={cluster_size}.")
+    if implementation not in ("auto", "dense", "clustered"):
+        raise ValueError(
+            f"implementation should be 'auto', 'dense' or 'clustered', but got {implementation!r}."
+        )
+    if implementation == "auto" and dense_is_faster(
+        query.shape[-3], key.shape[-3], num_hashes=num_hashes, cluster_size=cluster_size
+    ):
+        implementation = "dense"
+    if implementation == "dense":
+        return dense_attention(
+            query, key, value, mask, scale=scale, is_causal=is_causal, return_residual=return_residual
+        )
     fixed = jax.lax.stop_gradient((query, jnp.repeat(key, query.shape[-2] // key.shape[-2], axis=-2)))
     mapped = xbox_plus(*fixed, mask)
     directions = gaussian_directions(rng, num_hashes, mapped[0].shape[-1], mapped[0].dtype)

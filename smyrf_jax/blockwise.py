@@ -12,9 +12,9 @@ What shaped it, by profile on two CPU cores (12 heads of 4096 tokens, 2 rounds o
 - Merging into a running output costs what keeping every round's output and inverting the orders
   costs, and needs memory for one output only. Scatters cost half of what gathers do.
 - On TPUs a gathered or scattered row costs the same up to 128 numbers (by the compiler's estimate 15 and
-  24 ns on v3), so output and logsumexp share rows, and so do what the backward pass takes of each query
-  but the query itself. Queries, keys and values in shared rows would gain a little more there, but need
-  copies whose memory is missed (TPU) or cost more than they save (CPU).
+  24 ns on v3) and takes their memory. So output and logsumexp share rows, and in the backward pass keys and
+  values do, and what it reads of each query but the query itself. Keys and values that share rows in the
+  forward pass cost CPUs a quarter of its time, for copies of the halves before the products.
 - XLA's product of a transposed [C, K] with [C, D] was twelve times slower than the one that yields its
   transpose [D, K], which is small.
 """
@@ -32,13 +32,20 @@ from smyrf_jax.merging import finite_min
 
 # Logits of one step, in all samples; and the queries that a cluster is not cut below, lest its keys are
 # gathered too often.
-_LOGITS_A_STEP = 2**19
-_QUERIES_A_STEP = 1024
+LOGITS_A_STEP = 2**19
+QUERIES_A_STEP = 1024
 
 
 def take_rows(tokens: Array, order: Int[Array, "*L C"]) -> Array:
     """Rows of tokens [T, ...] in an order; zeros (False) in empty slots."""
     return tokens.at[order].get(mode="fill", fill_value=0)
+
+
+def inner_products(first: Array, second: Array, dtype: jnp.dtype) -> Array:
+    """first . second along the last axis, [...]."""
+    # As a product with ones: XLA's sums along rows took 30 ms and more on CPUs here, instead of 1.
+    ones = jnp.ones(first.shape[-1], dtype)
+    return jnp.dot(first.astype(dtype) * second.astype(dtype), ones, precision=jax.lax.Precision.HIGHEST)
 
 
 class Rules(NamedTuple):
@@ -79,7 +86,7 @@ def _steps(clustering: Clustering, num_queries: int, num_keys: int, key_heads: i
     keys = clustering.key_order * key_heads + head // (heads // key_heads)
 
     pairs = max(1, samples * size * keys.shape[-1])
-    pieces = max(1, min(-(-pairs // _LOGITS_A_STEP), size // _QUERIES_A_STEP))
+    pieces = max(1, min(-(-pairs // LOGITS_A_STEP), size // QUERIES_A_STEP))
     piece = -(-size // pieces)
     empty = num_queries * heads, num_keys * key_heads
     queries = jnp.pad(queries, ((0, 0),) * 3 + ((0, pieces * piece - size),), constant_values=empty[0])
@@ -87,7 +94,7 @@ def _steps(clustering: Clustering, num_queries: int, num_keys: int, key_heads: i
     keys = jnp.repeat(keys, pieces, axis=2)
 
     total = heads * num_clusters * pieces
-    num_steps = -(-total // max(1, _LOGITS_A_STEP * pieces // pairs))
+    num_steps = -(-total // max(1, LOGITS_A_STEP * pieces // pairs))
     a_step = -(-total // num_steps)
 
     def cut(array: Array, empty: int) -> Array:
@@ -141,6 +148,17 @@ def _as_rows(array: Array) -> Array:
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
+def _side_by_side(key: Array, value: Array) -> Array:
+    """[S, M, D] and [S, M, V] as rows [S * M, D + V]."""
+    return _as_rows(jnp.concatenate([key, value], axis=-1))
+
+
+def _apart(rows: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Rows [..., D + V] in the widths and dtypes of key and value."""
+    width = key.shape[-1]
+    return rows[..., :width].astype(key.dtype), rows[..., width:].astype(value.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def blockwise_attention(
     rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering
@@ -188,17 +206,16 @@ def _backward(rules: Rules, residuals, gradients):
     query, key, value, clustering, output, logsumexp = residuals
     sample = _Sample(rules, query, key, clustering)
     dtype, low = sample.dtype, sample.low
-    # d logits = weights * (d output . value - shift). By a product: a sum along rows is slow on CPUs here.
-    shift = (gradients[0].astype(dtype) * output.astype(dtype)) @ jnp.ones(output.shape[-1], dtype)
-    shift -= gradients[1]
+    # d logits = weights * (d output . value - shift)
+    shift = inner_products(gradients[0], output, dtype) - gradients[1]
     # Rows without keys have no weights; zero keeps their differences finite.
     found = jnp.where(logsumexp > low, logsumexp, 0.0)
     per_query = _as_rows(jnp.concatenate([gradients[0], found[..., None], shift[..., None]], axis=-1))
-    queries, keys, values = (_as_rows(array) for array in (query, key, value))
+    queries, keys_values = _as_rows(query), _side_by_side(key, value)
 
-    def step(state: tuple[Array, ...], step: _Step):
+    def step(state: tuple[Array, Array], step: _Step):
         its_query, its_rows = take_rows(queries, step.queries), take_rows(per_query, step.queries)
-        its_key, its_value = take_rows(keys, step.keys), take_rows(values, step.keys)
+        its_key, its_value = _apart(take_rows(keys_values, step.keys), key, value)
         its_output = its_rows[..., :-2].astype(value.dtype)
         logits, keep = sample.logits(step, its_query, its_key)
         weights = jnp.exp(jnp.where(keep, logits - its_rows[..., -2:-1], low))
@@ -207,18 +224,16 @@ def _backward(rules: Rules, residuals, gradients):
         to_query = sample.product("lck,lkd->lcd", of_logits, its_key)
         to_key = sample.product("lck,lcd->ldk", of_logits, its_query)
         to_value = sample.product("lck,lcv->lvk", weights.astype(value.dtype), its_output)
-        added = (
-            (step.queries, to_query),
-            (step.keys, jnp.swapaxes(to_key, 1, 2)),
-            (step.keys, jnp.swapaxes(to_value, 1, 2)),
-        )
-        rows = zip(state, added, strict=True)
-        return tuple(array.at[order].add(row, mode="drop") for array, (order, row) in rows), None
+        to_keys = jnp.swapaxes(jnp.concatenate([to_key, to_value], axis=1), 1, 2)
+        return (
+            state[0].at[step.queries].add(to_query, mode="drop"),
+            state[1].at[step.keys].add(to_keys, mode="drop"),
+        ), None
 
-    state = tuple(jnp.zeros(array.shape, dtype) for array in (queries, keys, values))
-    state, _ = jax.lax.scan(step, state, sample.steps)
-    summed = zip(state, (query, key, value), strict=True)
-    return *(total.astype(array.dtype).reshape(array.shape) for total, array in summed), None
+    state = jnp.zeros(queries.shape, dtype), jnp.zeros(keys_values.shape, dtype)
+    (to_query, to_keys), _ = jax.lax.scan(step, state, sample.steps)
+    gradients = to_query.astype(query.dtype), *_apart(to_keys, key, value)
+    return *(to.reshape(array.shape) for to, array in zip(gradients, (query, key, value), strict=True)), None
 
 
 blockwise_attention.defvjp(_forward, _backward)

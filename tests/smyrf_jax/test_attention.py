@@ -1,7 +1,6 @@
 """clustered_attention and smyrf_attention against dense references, and what must hold for any input."""
 
 import functools
-import math
 
 import chex
 import jax
@@ -10,81 +9,11 @@ import numpy as np
 import pytest
 
 import smyrf_jax
-from smyrf_jax import (
-    blockwise,
-    cluster_of_tokens,
-    clustered_attention,
-    dense_attention,
-    e2lsh,
-    gaussian_directions,
-    merge_attention,
-    smyrf_attention,
-    sort_clustering,
-    xbox_plus,
-)
+from smyrf_jax import blockwise, clustered_attention, dense_attention, smyrf_attention
+from tests.smyrf_jax.reference import SHAPES, arrays_of, cluster, loss_of, padding_mask, reference
 
-# B, T, S, N, D, V: self-attention, BigGAN's pooled keys, lengths that divide nothing, one token.
-SHAPES = [(2, 16, 16, 2, 4, 4), (1, 32, 8, 1, 3, 6), (2, 13, 7, 2, 4, 5), (1, 1, 1, 1, 2, 2)]
 small = jax.jit(functools.partial(smyrf_attention, num_hashes=2, cluster_size=4))
 dense = jax.jit(dense_attention)
-
-
-def arrays_of(shape, dtype=jnp.float32, seed=0):
-    batch, num_queries, num_keys, heads, width, value_width = shape
-    rngs = jax.random.split(jax.random.key(seed), 3)
-    sizes = [(num_queries, width), (num_keys, width), (num_keys, value_width)]
-    return [
-        jax.random.normal(rng, (batch, length, heads, size), dtype)
-        for rng, (length, size) in zip(rngs, sizes, strict=True)
-    ]
-
-
-def padding_mask(shape):
-    batch, _, num_keys, _, _, _ = shape
-    kept = np.arange(num_keys) < np.array([num_keys, max(num_keys // 2, 1)])[:batch, None]
-    return jnp.asarray(kept)[:, None, None, :]
-
-
-def cluster(query, key, mask=None, num_hashes=2, cluster_size=4, seed=3):
-    mapped = xbox_plus(query, key, mask)
-    directions = gaussian_directions(jax.random.key(seed), num_hashes, mapped[0].shape[-1], mapped[0].dtype)
-    hashes = [e2lsh(vectors, directions) for vectors in mapped]
-    return sort_clustering(*hashes, mask, cluster_size=cluster_size)
-
-
-def reference(query, key, value, clustering, mask=None, *, scale=None, deduplicate=False, is_causal=False):
-    """Dense attention in which a pair counts as often as it shares a cluster: obvious and slow.
-
-    Returns the output and its logsumexp.
-    """
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    key, value = (jnp.repeat(array, query.shape[2] // key.shape[2], axis=2) for array in (key, value))
-    num_queries, num_keys = query.shape[1], key.shape[1]
-    of_query = cluster_of_tokens(clustering.query_order, num_queries)
-    of_key = cluster_of_tokens(clustering.key_order, num_keys)
-    met = (of_query[..., :, None] == of_key[..., None, :]) & (of_key[..., None, :] >= 0)
-    count = jnp.sum(met, axis=2)  # [B, N, T, S]
-    if is_causal:
-        position = jnp.arange(num_queries)[:, None] + num_keys - num_queries
-        count = jnp.maximum(count, (jnp.arange(num_keys)[None] == position)[None, None])
-        count = jnp.where((jnp.arange(num_keys)[None] <= position)[None, None], count, 0)
-    if deduplicate:
-        count = jnp.minimum(count, 1)
-    if mask is not None:
-        count = jnp.where(mask, count, 0)
-    logits = scale * jnp.einsum("btnd,bsnd->bnts", query, key)
-    weights = count * jnp.exp(logits)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    found = total > 0
-    output = jnp.einsum("bnts,bsnv->btnv", weights / jnp.where(found, total, 1), value)
-    logsumexp = jnp.where(found, jnp.log(jnp.where(found, total, 1)), -jnp.inf)
-    return output, jnp.swapaxes(logsumexp[..., 0], 1, 2)
-
-
-def loss_of(output, logsumexp):
-    """A function of output and logsumexp to which each entry matters."""
-    finite = jnp.where(jnp.isfinite(logsumexp), logsumexp, 0)
-    return jnp.sum(jnp.sin(output)) + jnp.sum(jnp.cos(finite))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -93,7 +22,7 @@ def loss_of(output, logsumexp):
 @pytest.mark.parametrize("deduplicate", [False, True])
 def test_values_and_gradients_equal_the_reference(shape, masked, is_causal, deduplicate, monkeypatch):
     # Clusters of 4 x 4 or fewer: 3 a step, so that steps do not divide them, and several are run.
-    monkeypatch.setattr(blockwise, "_LOGITS_A_STEP", 3 * 4 * 4 * shape[0] * shape[3])
+    monkeypatch.setattr(blockwise, "LOGITS_A_STEP", 3 * 4 * 4 * shape[0] * shape[3])
     with jax.enable_x64(True):
         arrays = arrays_of(shape, jnp.float64)
         mask = padding_mask(shape) if masked else None
@@ -154,31 +83,6 @@ def test_second_derivatives_equal_the_reference_and_forward_mode_raises():
             jax.jvp(lambda query: clustered_attention(query, *arrays[1:], clustering), arrays[:1], arrays[:1])
 
 
-def test_attention_over_two_sets_of_keys_merges():
-    """The residual is what a caller needs to put partial attentions together."""
-    query, key, value = arrays_of((2, 16, 24, 2, 4, 5))
-    mask = jnp.ones((2, 1, 1, 24), bool).at[1, ..., 16:].set(False)
-
-    def in_parts(query, key, value):
-        parts = [
-            dense_attention(query, key[:, part], value[:, part], mask[..., part], return_residual=True)
-            for part in (slice(0, 16), slice(16, 24))
-        ]
-        return merge_attention(*zip(*parts, strict=True))
-
-    def whole(query, key, value):
-        return dense_attention(query, key, value, mask, return_residual=True)
-
-    def run(function):
-        def loss(*arrays):
-            result = function(*arrays)
-            return loss_of(*result), result
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
-
-    chex.assert_trees_all_close(run(in_parts), run(whole), rtol=1e-5, atol=1e-6)
-
-
 def test_causal_rows_see_no_later_key():
     query, key, value = arrays_of((1, 12, 12, 2, 4, 4))
     attend = jax.jit(functools.partial(smyrf_attention, num_hashes=2, cluster_size=4, is_causal=True))
@@ -217,19 +121,6 @@ def test_one_cluster_is_dense_attention_for_any_rng(shape, masked, dtype, is_cau
     output = smyrf_attention(*arrays, mask, rng=jax.random.key(0), **options)
     assert isinstance(output, jax.Array)
     chex.assert_trees_all_close(output.astype(jnp.float32), wanted[0], rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_dense_attention_is_that_of_jax_nn(masked, is_causal):
-    batch, length, _, heads, width, _ = SHAPES[2]
-    # jax.nn wants V = D, and aligns causal masks at the start: the same where T = S.
-    shape = (batch, length, length, heads, width, width)
-    arrays = arrays_of(shape)
-    mask = padding_mask(shape) if masked else None
-    expected = jax.nn.dot_product_attention(*arrays, mask=mask, is_causal=is_causal, return_residual=True)
-    output = dense_attention(*arrays, mask, is_causal=is_causal, return_residual=True)
-    chex.assert_trees_all_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("attend", [small, dense])

@@ -1,0 +1,266 @@
+"""What helps clusters capture attention: transforms, hash families and settings at equal cost.
+
+    python -m benchmarks.quality
+
+Synthetic queries and keys (8 heads, 1024 tokens, width 64) of three kinds. Writes quality.md and
+quality.png into benchmarks/results/. Cost is the pairs whose logits are computed, as a part of all.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from jax import Array
+
+from smyrf_jax import (
+    Clustering,
+    clustered_attention,
+    dense_attention,
+    e2lsh,
+    gaussian_directions,
+    sort_clustering,
+    xbox_plus,
+)
+from smyrf_jax.dense import dense_weights
+from smyrf_jax.diagnostics import attention_error, captured_mass
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+HEADS, LENGTH, WIDTH = 8, 1024, 64
+SEEDS = 5
+Transform = Callable[[Array, Array], tuple[Array, Array]]
+Family = Callable[[Array, Array, Array, int], tuple[Array, Array]]
+
+
+def data(kind: str) -> tuple[Array, Array, Array]:
+    """query, key, value [1, LENGTH, HEADS, WIDTH]; logits (q.k / 8) have a standard deviation of about 2."""
+    rngs = jax.random.split(jax.random.key(0), 6)
+    shape = (1, LENGTH, HEADS, WIDTH)
+    query, key, value = (jax.random.normal(rng, shape) for rng in rngs[:3])
+    if kind == "clustered":  # 64 centres that queries and keys share
+        centres = jax.random.normal(rngs[3], (64, HEADS, WIDTH))
+        of_query, of_key = (jax.random.randint(rng, (LENGTH,), 0, 64) for rng in rngs[4:])
+        query, key = (0.8 * centres[i][None] + 0.6 * x for i, x in ((of_query, query), (of_key, key)))
+        # Values of a cluster are alike, as they are in trained networks.
+        value = 0.6 * value + 0.8 * jax.random.normal(rngs[3], (64, HEADS, WIDTH))[of_key][None]
+    query, key = (jnp.sqrt(2.0) * x for x in (query, key))
+    if kind == "offset":  # the same vector in every key: dense attention does not see it
+        key = key + 3 * jax.random.normal(rngs[3], (1, 1, HEADS, WIDTH))
+    return query, key, value
+
+
+def norms(x: Array) -> Array:
+    return jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def xbox(query: Array, key: Array) -> tuple[Array, Array]:
+    """[q; 0], [k; sqrt(M^2 - |k|^2)] (Bachrach et al., RecSys 2014)."""
+    size = norms(key)
+    rest = jnp.sqrt(jnp.maximum(jnp.max(size, axis=1, keepdims=True) ** 2 - size**2, 0))
+    return jnp.concatenate([query, jnp.zeros_like(size)], -1), jnp.concatenate([key, rest], -1)
+
+
+def h2lsh(query: Array, key: Array) -> tuple[Array, Array]:
+    """XBOX with queries scaled to the longest key (Huang et al., KDD 2018)."""
+    longest = jnp.max(norms(key), axis=1, keepdims=True)
+    return xbox(longest * query / norms(query), key)
+
+
+def l2lsh(query: Array, key: Array) -> tuple[Array, Array]:
+    """[q / |q|; 1/2; 1/2; 1/2], [k'; |k'|^2; |k'|^4; |k'|^8], |k'| <= .83 (Shrivastava, Li, NIPS 2014)."""
+    key = 0.83 * key / jnp.max(norms(key), axis=1, keepdims=True)
+    powers = [norms(key) ** power for power in (2, 4, 8)]
+    halves = jnp.full((*query.shape[:-1], 3), 0.5)
+    return jnp.concatenate([query / norms(query), halves], -1), jnp.concatenate([key, *powers], -1)
+
+
+def centred(query: Array, key: Array) -> tuple[Array, Array]:
+    """No transform, but the mean of the keys taken off, which changes no attention."""
+    return query, key - jnp.mean(key, axis=1, keepdims=True)
+
+
+def sorted_e2lsh(rng: Array, query: Array, key: Array, rounds: int) -> tuple[Array, Array]:
+    directions = gaussian_directions(rng, rounds, query.shape[-1])
+    return e2lsh(query, directions), e2lsh(key, directions)
+
+
+def projections(rng: Array, query: Array, key: Array, rounds: int, count: int) -> list[Array]:
+    """[1, HEADS, rounds, LENGTH, count] of queries and of keys."""
+    directions = jax.random.normal(rng, (rounds, count, query.shape[-1]))
+    return [jnp.einsum("btnd,rcd->bnrtc", x, directions) for x in (query, key)]
+
+
+def with_order(rng: Array, buckets: list[Array]) -> tuple[Array, Array]:
+    """Bucket numbers whose ties are broken at random."""
+    rngs = jax.random.split(rng)
+    query, key = (b + jax.random.uniform(r, b.shape) for r, b in zip(rngs, buckets, strict=True))
+    return query, key
+
+
+def gray_signs(rng: Array, query: Array, key: Array, rounds: int, bits: int = 7) -> tuple[Array, Array]:
+    """Signs of projections, read as a Gray code (HyperAttention, arXiv:2310.05869)."""
+
+    def bucket(values: Array) -> Array:
+        binary = jnp.cumsum(values > 0, axis=-1) % 2  # a Gray code's number has running parities as bits
+        return jnp.sum(binary * 2 ** jnp.arange(bits)[::-1].reshape(1, 1, 1, 1, bits), axis=-1).astype(float)
+
+    rngs = jax.random.split(rng)
+    return with_order(rngs[1], [bucket(x) for x in projections(rngs[0], query, key, rounds, bits)])
+
+
+def cross_polytope(rng: Array, query: Array, key: Array, rounds: int, size: int = 32) -> tuple[Array, Array]:
+    """The nearest of 2 * size signed axes after a random projection (Andoni et al., NIPS 2015)."""
+
+    def bucket(values: Array) -> Array:
+        return jnp.argmax(jnp.concatenate([values, -values], -1), -1).astype(float)
+
+    rngs = jax.random.split(rng)
+    return with_order(rngs[1], [bucket(x) for x in projections(rngs[0], query, key, rounds, size)])
+
+
+def voronoi(rng: Array, query: Array, key: Array, rounds: int, size: int = 64) -> tuple[Array, Array]:
+    """The random direction of largest projection."""
+    rngs = jax.random.split(rng)
+    buckets = [jnp.argmax(x, -1).astype(float) for x in projections(rngs[0], query, key, rounds, size)]
+    return with_order(rngs[1], buckets)
+
+
+def at_random(rng: Array, query: Array, key: Array, rounds: int) -> tuple[Array, Array]:
+    return with_order(rng, [jnp.zeros((1, HEADS, rounds, LENGTH)) for _ in range(2)])
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "none": lambda query, key: (query, key),
+    "none, keys centred": centred,
+    "XBOX": xbox,
+    "XBOX+": xbox_plus,
+    "L2LSH": l2lsh,
+    "H2LSH": h2lsh,
+}
+FAMILIES: dict[str, Family] = {
+    "E2LSH, sorted": sorted_e2lsh,
+    "signs in Gray order": gray_signs,
+    "cross-polytope": cross_polytope,
+    "Voronoi": voronoi,
+}
+
+
+@functools.partial(jax.jit, static_argnames=("transform", "family", "rounds", "size", "deduplicate"))
+def measured(
+    rng: Array, kind_data: tuple, exact: Array, *, transform, family, rounds, size, deduplicate
+) -> tuple[Array, Array]:
+    """Captured mass and output error of one draw, means over heads."""
+    query, key, value = kind_data
+    hashes = family(rng, *transform(query, key), rounds)
+    clustering: Clustering = sort_clustering(*hashes, cluster_size=size)
+    output = clustered_attention(query, key, value, clustering, deduplicate=deduplicate)
+    return jnp.mean(captured_mass(query, key, clustering)), jnp.mean(attention_error(output, exact))
+
+
+def figures(kind_data, exact, transform, family, rounds, size, deduplicate=True) -> tuple[float, float]:
+    draws = [
+        measured(
+            jax.random.key(seed),
+            kind_data,
+            exact,
+            transform=transform,
+            family=family,
+            rounds=rounds,
+            size=size,
+            deduplicate=deduplicate,
+        )
+        for seed in range(SEEDS)
+    ]
+    mass, error = np.mean(np.asarray(draws), axis=0)
+    return float(mass), float(error)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def oracle(kind_data: tuple, exact: Array, count: int) -> tuple[Array, Array]:
+    """Each query with its `count` largest keys."""
+    query, key, value = kind_data
+    weights = dense_weights(query, key)
+    top = jax.lax.top_k(weights, count)[0][..., -1:]
+    kept = jnp.where(weights >= top, weights, 0)
+    mass = jnp.sum(kept, -1, keepdims=True)
+    output = jnp.einsum("bnts,bsnv->btnv", kept / mass, value)
+    return jnp.mean(mass), jnp.mean(attention_error(output, exact))
+
+
+def main() -> None:
+    kinds = {kind: data(kind) for kind in ("isotropic", "clustered", "offset")}
+    exact = {kind: dense_attention(*arrays) for kind, arrays in kinds.items()}
+    lines = [
+        "Captured mass / relative error of the output; mean over 8 heads and 5 draws. 1024 tokens, width 64;",
+        "each key counted once unless said otherwise. `python -m benchmarks.quality`",
+        "",
+    ]
+
+    def table(title: str, rows: dict[str, Callable[[str], tuple[float, float]]]) -> dict[str, list]:
+        lines.extend([f"**{title}**", "", "| |" + "".join(f" {kind} |" for kind in kinds)])
+        lines.append("|---|" + "---|" * len(kinds))
+        results = {}
+        for name, row in rows.items():
+            results[name] = [tuple(map(float, row(kind))) for kind in kinds]
+            lines.append(f"| {name} |" + "".join(f" {m:.3f} / {e:.3f} |" for m, e in results[name]))
+            print(lines[-1], flush=True)
+        lines.append("")
+        return results
+
+    def row(transform, family, rounds, size, deduplicate=True):
+        return lambda kind: figures(kinds[kind], exact[kind], transform, family, rounds, size, deduplicate)
+
+    # 2 rounds of 16 clusters and 4 of 16: an eighth and a quarter of the pairs.
+    shown = {}
+    for rounds in (2, 4):
+        cost = rounds / 16
+        rows = {
+            f"{name}; E2LSH, sorted": row(transform, sorted_e2lsh, rounds, LENGTH // 16)
+            for name, transform in TRANSFORMS.items()
+        }
+        rows |= {
+            f"XBOX+; {name}": row(xbox_plus, family, rounds, LENGTH // 16)
+            for name, family in FAMILIES.items()
+            if family is not sorted_e2lsh
+        }
+        rows |= {
+            f"none, keys centred; {name}": row(centred, family, rounds, LENGTH // 16)
+            for name, family in FAMILIES.items()
+            if family is not sorted_e2lsh
+        }
+        rows["random clusters"] = row(TRANSFORMS["none"], at_random, rounds, LENGTH // 16)
+        rows["oracle: largest keys of each query"] = lambda kind, cost=cost: oracle(
+            kinds[kind], exact[kind], int(cost * LENGTH)
+        )
+        shown[cost] = table(f"Cost {cost:.1%}: {rounds} rounds of clusters of {LENGTH // 16}", rows)
+    counted = {
+        f"{rounds} x {size}, {'each key once' if once else 'once a round'}": row(
+            xbox_plus, sorted_e2lsh, rounds, size, once
+        )
+        for rounds, size in ((1, 256), (2, 128), (4, 64), (8, 32), (16, 16))
+        for once in (True, False)
+    }
+    table("Cost 25 %: rounds x cluster size, and how often a key counts (XBOX+; E2LSH, sorted)", counted)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "quality.md").write_text("\n".join(lines))
+    plot(shown[0.25], list(kinds))
+
+
+def plot(rows: dict[str, list], kinds: list[str]) -> None:
+    """Output error at a quarter of the pairs."""
+    figure, axes = plt.subplots(1, len(kinds), figsize=(12, 5), sharey=True, layout="constrained")
+    for axis, kind, column in zip(axes, kinds, zip(*rows.values(), strict=True), strict=True):
+        axis.barh(list(rows), [error for _, error in column], color="tab:blue")
+        axis.set_title(kind)
+        axis.set_xlabel("relative error of the output")
+    axes[0].invert_yaxis()
+    figure.suptitle("A quarter of the pairs: 4 rounds of clusters of 64 of 1024 tokens")
+    figure.savefig(RESULTS / "quality.png", dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Seconds of clustered and dense attention on the CPU, forward and forward+backward.
+
+    python -m benchmarks.speed            # about 20 minutes on two cores; --quick for a look
+    python -m benchmarks.speed --crossover
+
+Wants the extra [bench] (torch). Contenders of a row run in turn, again and again, in one process; medians.
+Writes speed.md and speed.png into benchmarks/results/; --crossover writes crossover.md, from which the
+constants of smyrf_jax/budget.py come.
+"""
+
+import argparse
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from jax import Array
+
+from smyrf_jax import dense_attention, e2lsh, gaussian_directions, smyrf_attention, xbox_plus
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+# Dense attention in JAX keeps all logits; above this many bytes of them it is left out.
+MOST_LOGITS = 3e9
+Step = Callable[[], Any]
+
+
+class Case(NamedTuple):
+    rows: int
+    queries: int
+    keys: int
+    width: int
+    value_width: int
+    num_hashes: int
+    cluster_size: int
+
+
+CASES = {
+    "12 heads, 4096 tokens, width 64; 2 x 64": Case(12, 4096, 4096, 64, 64, 2, 64),
+    "4 heads, 16,384 tokens, width 64; 4 x 128": Case(4, 16384, 16384, 64, 64, 4, 128),
+    "BigGAN 128x128: 16,384 x 4096, widths 12 and 48; 4 x 2048": Case(1, 16384, 4096, 12, 48, 4, 2048),
+}
+LENGTHS = [2**power for power in range(9, 17)]
+
+
+def arrays_of(case: Case) -> list[np.ndarray]:
+    """query, key, value [1, length, heads, width], and a gradient of the output."""
+    rng = np.random.default_rng(0)
+    sizes = [(case.queries, case.width), (case.keys, case.width), (case.keys, case.value_width)]
+    sizes.append((case.queries, case.value_width))
+    return [rng.standard_normal((1, n, case.rows, w), dtype=np.float32) for n, w in sizes]
+
+
+def plain_composition(query: Array, key: Array, value: Array, *, rng, num_hashes, cluster_size) -> Array:
+    """The paper's links as they are commonly put together: every round at once, differentiated by JAX.
+
+    Sorts with argsort, inverts the orders with argsort, and keeps all rounds' logits for the backward
+    pass. The clusters divide the lengths.
+    """
+    query, key, value = (jnp.swapaxes(x, 1, 2)[:, None] for x in (query, key, value))  # [B, 1, N, T, D]
+    mapped = xbox_plus(*(jnp.moveaxis(jax.lax.stop_gradient(x[:, 0]), 1, 2) for x in (query, key)))
+    directions = gaussian_directions(rng, num_hashes, mapped[0].shape[-1])
+    orders = [jnp.argsort(jnp.moveaxis(e2lsh(x, directions), 2, 1), axis=-1) for x in mapped]  # [B, R, N, T]
+    clusters = query.shape[3] // cluster_size
+
+    def gathered(x: Array, order: Array) -> Array:
+        x = jnp.take_along_axis(x, order[..., None], axis=3)
+        return x.reshape(*x.shape[:3], clusters, x.shape[3] // clusters, x.shape[4])
+
+    its_query, its_key, its_value = (
+        gathered(x, order) for x, order in ((query, orders[0]), (key, orders[1]), (value, orders[1]))
+    )
+    logits = jnp.einsum("brnlcd,brnlkd->brnlck", its_query, its_key) / np.sqrt(query.shape[-1])
+    logsumexp = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    output = jnp.einsum("brnlck,brnlkv->brnlcv", jnp.exp(logits - logsumexp), its_value)
+    inverse = jnp.argsort(orders[0], axis=-1)[..., None]
+    output, logsumexp = (
+        jnp.take_along_axis(x.reshape(*x.shape[:3], -1, x.shape[5]), inverse, axis=3)
+        for x in (output, logsumexp)
+    )
+    return jnp.moveaxis(jnp.sum(output * jax.nn.softmax(logsumexp, axis=1), axis=1), 1, 2)
+
+
+def of_jax(attend: Callable[..., Array], arrays: list[np.ndarray]) -> tuple[Step, Step]:
+    *inputs, gradient = (jnp.asarray(x) for x in arrays)
+    forward = jax.jit(attend)
+
+    @jax.jit
+    def both(*inputs):
+        output, backward = jax.vjp(attend, *inputs)
+        return output, backward(gradient)
+
+    return lambda: jax.block_until_ready(forward(*inputs)), lambda: jax.block_until_ready(both(*inputs))
+
+
+def of_torch(arrays: list[np.ndarray]) -> tuple[Step, Step]:
+    # [1, heads, length, width], in memory in this order: what torch is fastest with.
+    *inputs, gradient = (torch.from_numpy(np.ascontiguousarray(x.swapaxes(1, 2))) for x in arrays)
+    scaled = torch.nn.functional.scaled_dot_product_attention
+
+    def forward():
+        with torch.no_grad():
+            return scaled(*inputs)
+
+    def both():
+        leaves = [x.requires_grad_() for x in inputs]
+        return torch.autograd.grad(scaled(*leaves), leaves, gradient)
+
+    return forward, both
+
+
+def contenders(case: Case) -> dict[str, tuple[Step, Step]]:
+    arrays = arrays_of(case)
+    settings = {"num_hashes": case.num_hashes, "cluster_size": case.cluster_size}
+
+    def with_rng(attend, **options):
+        return lambda *inputs: attend(*inputs, rng=jax.random.key(0), **settings, **options)
+
+    steps = {
+        "clustered": of_jax(with_rng(smyrf_attention), arrays),
+        "clustered, deduplicated": of_jax(with_rng(smyrf_attention, deduplicate=True), arrays),
+        "plain composition": of_jax(with_rng(plain_composition), arrays),
+        "torch SDPA": of_torch(arrays),
+    }
+    if 4 * case.rows * case.queries * case.keys <= MOST_LOGITS:
+        steps["dense in JAX"] = of_jax(dense_attention, arrays)
+        if case.width == case.value_width:
+            steps["jax.nn"] = of_jax(jax.nn.dot_product_attention, arrays)
+    return steps
+
+
+def medians(steps: dict[str, Step], seconds: float) -> dict[str, float]:
+    """Median seconds of each step; they take turns for about so many seconds in all, three times at least.
+
+    A step under a second is run once more before it is timed: what ran before it has emptied the caches
+    and given its memory back, which is not its fault.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    start, turns = time.perf_counter(), 0
+    while turns < 4 or (turns < 50 and time.perf_counter() - start < seconds):
+        for name, step in steps.items():
+            if not times[name] or times[name][-1] < 1:
+                step()
+            before = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - before)
+        turns += 1
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def timed(case: Case, seconds: float) -> dict[str, tuple[float, float]]:
+    steps = contenders(case)
+    forward = medians({name: pair[0] for name, pair in steps.items()}, seconds)
+    both = medians({name: pair[1] for name, pair in steps.items()}, seconds)
+    return {name: (forward[name], both[name]) for name in steps}
+
+
+def main(quick: bool) -> None:
+    seconds = 5.0 if quick else 40.0
+    lines = [
+        "Seconds forward / forward+backward, float32, medians, contenders in turn in one process on "
+        f"{torch.get_num_threads()} CPU cores; jax {jax.__version__}, torch {torch.__version__}. In "
+        "brackets: how many times faster than torch's dense attention. `python -m benchmarks.speed`",
+        "",
+    ]
+
+    def table(title: str, results: dict[str, dict[str, tuple[float, float]]]) -> None:
+        names = list(dict.fromkeys(name for times in results.values() for name in times))
+        lines.extend(
+            [f"| {title} |" + "".join(f" {name} |" for name in names), "|---|" + "---|" * len(names)]
+        )
+        for label, times in results.items():
+            cells = []
+            for name in names:
+                if name not in times:
+                    cells.append(" not run (memory) |")
+                    continue
+                faster = [torch / ours for torch, ours in zip(times["torch SDPA"], times[name], strict=True)]
+                cells.append(" {:.4f} / {:.4f} ({:.1f}, {:.1f}) |".format(*times[name], *faster))
+            lines.append(f"| {label} |" + "".join(cells))
+        lines.append("")
+
+    results = {}
+    for label, case in CASES.items():
+        results[label] = timed(case, seconds)
+        print(label, results[label], flush=True)
+    table("case", results)
+    sweep = {}
+    for length in LENGTHS[:-2] if quick else LENGTHS:
+        sweep[f"{length:,}"] = timed(Case(1, length, length, 64, 64, 4, min(128, length)), seconds)
+        print(length, sweep[f"{length:,}"], flush=True)
+    table("tokens (1 head, width 64; 4 x 128)", sweep)
+    for which, name in enumerate(("forward", "forward+backward")):
+        for contender in ("clustered", "torch SDPA"):
+            power = exponent(sweep, contender, which)
+            lines.append(f"Exponent of {contender}, {name}, from 4096 tokens on: {power:.2f}.")
+    (RESULTS / "speed.md").write_text("\n".join(lines) + "\n")
+    plot(sweep)
+
+
+def exponent(sweep: dict[str, dict[str, tuple[float, float]]], contender: str, which: int) -> float:
+    """The slope of log seconds against log length, from 4096 tokens on."""
+    points = [(int(length.replace(",", "")), times[contender][which]) for length, times in sweep.items()]
+    lengths, times = zip(*(point for point in points if point[0] >= 4096), strict=True)
+    return float(np.polyfit(np.log(lengths), np.log(times), 1)[0])
+
+
+def plot(sweep: dict[str, dict[str, tuple[float, float]]]) -> None:
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    for name in ("clustered", "plain composition", "torch SDPA", "dense in JAX", "jax.nn"):
+        points = [(int(n.replace(",", "")), t[name][1]) for n, t in sweep.items() if name in t]
+        axis.loglog(*zip(*points, strict=True), marker="o", label=name)
+    axis.set_xlabel("tokens")
+    axis.set_ylabel("seconds, forward+backward")
+    axis.set_title("One head of width 64 on two CPU cores; 4 rounds of clusters of 128")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(RESULTS / "speed.png", dpi=100)
+    plt.close(figure)
+
+
+def crossover(quick: bool) -> None:
+    """Fits the time of clustered attention to its pairs and rows; the unit is a dense pair of that length."""
+    lines = [
+        "Milliseconds forward+backward, 8 heads, width 64, medians. `python -m benchmarks.speed --crossover`",
+        "",
+        "| tokens | settings | clustered | dense in JAX |",
+        "|---|---|---|---|",
+    ]
+    samples = []
+    for length in (128, 256, 512, 1024):
+        settings = [
+            (rounds, size)
+            for rounds, size in ((1, 32), (2, 32), (2, 64), (4, 64), (4, 128), (4, 256))
+            if size < length
+        ]
+        arrays = arrays_of(Case(8, length, length, 64, 64, 0, 0))
+        steps = {"dense": of_jax(dense_attention, arrays)[1]}
+        for rounds, size in settings:
+            attend = functools.partial(
+                smyrf_attention, rng=jax.random.key(0), num_hashes=rounds, cluster_size=size
+            )
+            steps[f"{rounds} x {size}"] = of_jax(attend, arrays)[1]
+        times = medians(steps, 2.0 if quick else 15.0)
+        unit = times["dense"] / length**2
+        for rounds, size in settings:
+            seconds = times[f"{rounds} x {size}"]
+            samples.append((rounds * size * length, 2 * rounds * length, seconds / unit))
+            lines.append(
+                f"| {length} | {rounds} x {size} | {1e3 * seconds:.2f} | {1e3 * times['dense']:.2f} |"
+            )
+            print(lines[-1], flush=True)
+    pairs, rows, units = (np.array(column, float) for column in zip(*samples, strict=True))
+    # Relative errors count, so that cheap settings do.
+    design = np.stack([pairs, rows], axis=1) / units[:, None]
+    a_pair, a_row = np.linalg.lstsq(design, np.ones(len(samples)), rcond=None)[0]
+    lines += [
+        "",
+        "In units of a pair of dense attention of the same length: a pair in a cluster "
+        f"{a_pair:.2f}, a query or key in a round {a_row:.0f}.",
+    ]
+    print(lines[-1])
+    (RESULTS / "crossover.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer turns, and no 32,768 and 65,536 tokens")
+    parser.add_argument("--crossover", action="store_true", help="where dense attention is faster")
+    flags = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    (crossover if flags.crossover else main)(flags.quick)
