@@ -20,7 +20,7 @@ DATA = [
     "importlib_resources>=6.5",  # tensorflow-datasets forgets to ask for it
     "array_record>=0.8; sys_platform == 'linux'",
 ]
-TEST = ["pytest>=9.0", "chex>=0.1.91", "beartype>=0.22"]
+TEST = ["pytest>=9.0", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
 
 setup(
     name="smyrf-jax",
@@ -33,6 +33,7 @@ setup(
         "train": TRAIN,
         "data": DATA,
         "tpu": ["jax[tpu]>=0.10"],
+        "bench": ["torch>=2.9", "matplotlib>=3.10"],
         "test": [*TRAIN, *DATA, *TEST],
         "dev": [*TRAIN, *DATA, *TEST, "ruff>=0.14", "mypy>=1.18"],
     },

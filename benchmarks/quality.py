@@ -2,31 +2,38 @@
 
     python -m benchmarks.quality
 
-Synthetic queries and keys (8 heads, 1024 tokens, width 64) of three kinds. Writes quality.md and
-quality.png into benchmarks/results/. Cost is the pairs whose logits are computed, as a part of all.
+Synthetic queries and keys (8 heads, 1024 tokens, width 64) of three kinds, and a photograph. Writes
+quality.md, quality.png, errors.png and clusters.png into benchmarks/results/ in about 3 minutes; wants the
+extra [train], for the photograph. Cost is the pairs whose logits are computed, as a part of all.
 """
 
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import skimage
 from jax import Array
+from matplotlib.figure import Figure
 
+from benchmarks.timing import medians
 from smyrf_jax import (
     Clustering,
     clustered_attention,
     dense_attention,
     e2lsh,
     gaussian_directions,
+    smyrf_attention,
     sort_clustering,
     xbox_plus,
 )
 from smyrf_jax.dense import dense_weights
-from smyrf_jax.diagnostics import attention_error, captured_mass
+from smyrf_jax.diagnostics import attention_error, captured_mass, error_by_pairs
+from smyrf_jax.pictures import clusters_over_image, errors_by_pairs
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 HEADS, LENGTH, WIDTH = 8, 1024, 64
@@ -156,7 +163,7 @@ def measured(
     query, key, value = kind_data
     hashes = family(rng, *transform(query, key), rounds)
     clustering: Clustering = sort_clustering(*hashes, cluster_size=size)
-    output = clustered_attention(query, key, value, clustering, deduplicate=deduplicate)
+    output: Any = clustered_attention(query, key, value, clustering, deduplicate=deduplicate)
     return jnp.mean(captured_mass(query, key, clustering)), jnp.mean(attention_error(output, exact))
 
 
@@ -188,6 +195,45 @@ def oracle(kind_data: tuple, exact: Array, count: int) -> tuple[Array, Array]:
     mass = jnp.sum(kept, -1, keepdims=True)
     output = jnp.einsum("bnts,bsnv->btnv", kept / mass, value)
     return jnp.mean(mass), jnp.mean(attention_error(output, exact))
+
+
+def error_at_equal_time(kinds: dict, exact: dict) -> list[str]:
+    """Rounds of clusters of 64, with and without counting each key once: error beside time."""
+    settings = [(rounds, once) for rounds in (1, 2, 3, 4, 6, 8) for once in (False, True)]
+    names = [f"{rounds} rounds, {'each key once' if once else 'once a round'}" for rounds, once in settings]
+    steps = {}
+    for name, (rounds, once) in zip(names, settings, strict=True):
+
+        def loss(query, key, value, rounds=rounds, once=once):
+            output: Any = smyrf_attention(
+                query,
+                key,
+                value,
+                rng=jax.random.key(0),
+                num_hashes=rounds,
+                cluster_size=LENGTH // 16,
+                deduplicate=once,
+            )
+            return jnp.sum(output**2)
+
+        step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        steps[name] = functools.partial(lambda step: jax.block_until_ready(step(*kinds["clustered"])), step)
+    times = medians(steps, 20.0)
+    lines = [
+        "**Error at equal time** (XBOX+; E2LSH, sorted; clusters of 64; time of forward+backward, medians)",
+        "",
+        "| | milliseconds |" + "".join(f" {kind} |" for kind in kinds),
+        "|---|---|" + "---|" * len(kinds),
+    ]
+    for name, (rounds, once) in zip(names, settings, strict=True):
+        errors = [
+            figures(kinds[kind], exact[kind], xbox_plus, sorted_e2lsh, rounds, LENGTH // 16, once)[1]
+            for kind in kinds
+        ]
+        cells = "".join(f" {error:.3f} |" for error in errors)
+        lines.append(f"| {name} | {1e3 * times[name]:.1f} |{cells}")
+        print(lines[-1], flush=True)
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -244,9 +290,45 @@ def main() -> None:
         for once in (True, False)
     }
     table("Cost 25 %: rounds x cluster size, and how often a key counts (XBOX+; E2LSH, sorted)", counted)
+    lines.extend(error_at_equal_time(kinds, exact))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quality.md").write_text("\n".join(lines))
     plot(shown[0.25], list(kinds))
+    save(
+        "errors.png",
+        errors_by_pairs(
+            {
+                f"{kind}, {rounds} rounds": error_by_pairs(
+                    *kinds[kind],
+                    rng=jax.random.key(0),
+                    num_hashes=rounds,
+                    attention=functools.partial(smyrf_attention, deduplicate=True),
+                )
+                for kind in ("isotropic", "clustered")
+                for rounds in (1, 4)
+            }
+        ),
+    )
+    save("clusters.png", clusters_of_a_photograph())
+
+
+def clusters_of_a_photograph(size: int = 64) -> Figure:
+    """The keys of one pixel of a photograph; queries are colours and places, keys those of 2 x 2 pixels."""
+    image = skimage.transform.resize(skimage.data.astronaut(), (size, size), anti_aliasing=True)
+    place = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, size)], indexing="ij"), axis=-1)
+    colours = skimage.color.rgb2lab(image) / 25
+    features = np.concatenate([colours - colours.mean((0, 1)), 1.5 * place], axis=-1)
+    pooled = features.reshape(size // 2, 2, size // 2, 2, -1).mean((1, 3))
+    query, key = (jnp.asarray(x.reshape(1, -1, 1, x.shape[-1]), jnp.float32) for x in (features, pooled))
+    hashes = sorted_e2lsh(jax.random.key(3), *xbox_plus(query, key), 4)
+    clustering = sort_clustering(*hashes, cluster_size=size * size // 16)
+    one_head = jax.tree.map(lambda order: order[0, 0], clustering)
+    return clusters_over_image(image, one_head, (20, 28), key_grid=(size // 2, size // 2))
+
+
+def save(name: str, figure: Figure) -> None:
+    figure.savefig(RESULTS / name, dpi=100)
+    plt.close(figure)
 
 
 def plot(rows: dict[str, list], kinds: list[str]) -> None:
@@ -258,8 +340,7 @@ def plot(rows: dict[str, list], kinds: list[str]) -> None:
         axis.set_xlabel("relative error of the output")
     axes[0].invert_yaxis()
     figure.suptitle("A quarter of the pairs: 4 rounds of clusters of 64 of 1024 tokens")
-    figure.savefig(RESULTS / "quality.png", dpi=100)
-    plt.close(figure)
+    save("quality.png", figure)
 
 
 if __name__ == "__main__":

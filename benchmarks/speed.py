@@ -1,6 +1,6 @@
 """Seconds of clustered and dense attention on the CPU, forward and forward+backward.
 
-    python -m benchmarks.speed            # about 20 minutes on two cores; --quick for a look
+    python -m benchmarks.speed            # about 15 minutes on two cores; --quick for a look
     python -m benchmarks.speed --crossover
 
 Wants the extra [bench] (torch). Contenders of a row run in turn, again and again, in one process; medians.
@@ -11,8 +11,6 @@ constants of smyrf_jax/budget.py come.
 import argparse
 import functools
 import pathlib
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,12 +21,12 @@ import numpy as np
 import torch
 from jax import Array
 
+from benchmarks.timing import Step, medians
 from smyrf_jax import dense_attention, e2lsh, gaussian_directions, smyrf_attention, xbox_plus
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Dense attention in JAX keeps all logits; above this many bytes of them it is left out.
 MOST_LOGITS = 3e9
-Step = Callable[[], Any]
 
 
 class Case(NamedTuple):
@@ -87,7 +85,7 @@ def plain_composition(query: Array, key: Array, value: Array, *, rng, num_hashes
     return jnp.moveaxis(jnp.sum(output * jax.nn.softmax(logsumexp, axis=1), axis=1), 1, 2)
 
 
-def of_jax(attend: Callable[..., Array], arrays: list[np.ndarray]) -> tuple[Step, Step]:
+def of_jax(attend: Callable[..., Any], arrays: list[np.ndarray]) -> tuple[Step, Step]:
     *inputs, gradient = (jnp.asarray(x) for x in arrays)
     forward = jax.jit(attend)
 
@@ -102,7 +100,7 @@ def of_jax(attend: Callable[..., Array], arrays: list[np.ndarray]) -> tuple[Step
 def of_torch(arrays: list[np.ndarray]) -> tuple[Step, Step]:
     # [1, heads, length, width], in memory in this order: what torch is fastest with.
     *inputs, gradient = (torch.from_numpy(np.ascontiguousarray(x.swapaxes(1, 2))) for x in arrays)
-    scaled = torch.nn.functional.scaled_dot_product_attention
+    scaled: Any = torch.nn.functional.scaled_dot_product_attention
 
     def forward():
         with torch.no_grad():
@@ -135,23 +133,15 @@ def contenders(case: Case) -> dict[str, tuple[Step, Step]]:
     return steps
 
 
-def medians(steps: dict[str, Step], seconds: float) -> dict[str, float]:
-    """Median seconds of each step; they take turns for about so many seconds in all, three times at least.
-
-    A step under a second is run once more before it is timed: what ran before it has emptied the caches
-    and given its memory back, which is not its fault.
-    """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    start, turns = time.perf_counter(), 0
-    while turns < 4 or (turns < 50 and time.perf_counter() - start < seconds):
-        for name, step in steps.items():
-            if not times[name] or times[name][-1] < 1:
-                step()
-            before = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - before)
-        turns += 1
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+def check() -> None:
+    """The contenders compute what they are said to."""
+    case = Case(2, 256, 128, 16, 8, 2, 64)
+    results = {name: both() for name, (_, both) in contenders(case).items()}
+    clustered, plain = (jax.tree.leaves(results[name]) for name in ("clustered", "plain composition"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), clustered, plain)
+    dense = results["dense in JAX"][1]
+    scaled = [np.asarray(x).swapaxes(1, 2) for x in results["torch SDPA"]]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), list(dense), scaled)
 
 
 def timed(case: Case, seconds: float) -> dict[str, tuple[float, float]]:
@@ -162,7 +152,8 @@ def timed(case: Case, seconds: float) -> dict[str, tuple[float, float]]:
 
 
 def main(quick: bool) -> None:
-    seconds = 5.0 if quick else 40.0
+    check()
+    seconds = 5.0 if quick else 25.0
     lines = [
         "Seconds forward / forward+backward, float32, medians, contenders in turn in one process on "
         f"{torch.get_num_threads()} CPU cores; jax {jax.__version__}, torch {torch.__version__}. In "

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 FORBIDDEN = {
@@ -27,6 +28,17 @@ def test_imports_point_one_way():
             roots = {name.split(".")[0] for name in imported(path)}
             assert not roots & forbidden, f"{path} imports {roots & forbidden}"
     assert files > 10
+
+
+def test_the_operation_depends_on_jax_alone():
+    """Flax and matplotlib are each known to one file, which the package itself does not import."""
+    known = {"flax_adapter.py": {"flax"}, "pictures.py": {"matplotlib"}}
+    allowed = {"jax", "jaxtyping", "numpy", "scipy", "smyrf_jax", *sys.stdlib_module_names}
+    for path in (ROOT / "smyrf_jax").glob("*.py"):
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert roots <= allowed | known.get(path.name, set()), path
+        modules = {name.split(".")[-1] for name in imported(path) if name.startswith("smyrf_jax")}
+        assert not modules & {"flax_adapter", "pictures"}, path
 
 
 def test_only_the_entry_points_read_a_config():

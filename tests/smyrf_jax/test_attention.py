@@ -199,6 +199,43 @@ def test_jit_vmap_remat_and_pmap_compose():
     close(*gradients)
 
 
+def test_shard_map_computes_the_same_gradients_on_each_device():
+    arrays = arrays_of((8, 13, 7, 2, 4, 5))
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.sharding.PartitionSpec("batch")
+
+    def loss(*arrays):
+        output = smyrf_attention(*arrays, rng=jax.random.key(0), num_hashes=2, cluster_size=4)
+        return jnp.sum(output**2, axis=(1, 2, 3))
+
+    def gradients(*arrays):
+        return jax.grad(lambda *arrays: jnp.sum(loss(*arrays)), argnums=(0, 1, 2))(*arrays)
+
+    sharded = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=batch, out_specs=batch))
+    chex.assert_trees_all_close(sharded(*arrays), jax.jit(gradients)(*arrays), rtol=1e-5, atol=1e-5)
+    # The compiler's own partitioning of a sharded batch.
+    placed = jax.device_put(arrays, jax.sharding.NamedSharding(mesh, batch))
+    result = jax.jit(gradients)(*placed)
+    assert result[0].sharding.is_equivalent_to(placed[0].sharding, 4)
+    chex.assert_trees_all_close(result, jax.jit(gradients)(*arrays), rtol=1e-5, atol=1e-5)
+
+
+def test_an_implementation_can_be_chosen():
+    def attend(arrays, **options):
+        return smyrf_attention(*arrays, rng=jax.random.key(0), num_hashes=1, cluster_size=8, **options)
+
+    short, long = arrays_of((1, 16, 16, 1, 4, 4)), arrays_of((1, 512, 512, 1, 4, 4))
+    for arrays, chosen in ((short, "dense"), (long, "clustered")):
+        chex.assert_trees_all_equal(
+            attend(arrays, implementation="auto"), attend(arrays, implementation=chosen)
+        )
+        assert jnp.any(attend(arrays, implementation="dense") != attend(arrays))
+    options = {"is_causal": True, "scale": 0.3, "return_residual": True}
+    chex.assert_trees_all_equal(
+        attend(short, implementation="dense", **options), dense_attention(*short, **options)
+    )
+
+
 def test_a_query_in_no_cluster_gets_zeros_and_a_batch_may_be_empty():
     arrays = arrays_of(SHAPES[0])
     clustering = cluster(*arrays[:2])
@@ -227,6 +264,7 @@ def test_the_rng_decides_and_more_hashes_come_nearer_to_dense():
     ("change", "message"),
     [
         ({"num_hashes": 0}, "num_hashes must be positive, got num_hashes=0"),
+        ({"implementation": "exact"}, "implementation should be 'auto', 'dense' or 'clustered'.*'exact'"),
         ({"cluster_size": -1}, "cluster_size must be positive, got cluster_size=-1"),
         ({"key": jnp.zeros((2, 16, 2, 5))}, "one width.*5"),
         ({"key": jnp.zeros((2, 16, 3, 4))}, "same batch and heads.*3"),
