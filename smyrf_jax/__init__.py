@@ -1,7 +1,7 @@
 """Attention inside balanced clusters of queries and keys, in JAX."""
 
 from smyrf_jax.attention import clustered_attention, smyrf_attention
-from smyrf_jax.clustering import Clustering, cluster_of_tokens, sort_clustering
+from smyrf_jax.clustering import Clustering, cluster_of_tokens, smyrf_clustering, sort_clustering
 from smyrf_jax.dense import dense_attention
 from smyrf_jax.hashing import e2lsh, gaussian_directions
 from smyrf_jax.merging import merge_attention
@@ -16,6 +16,7 @@ __all__ = [
     "gaussian_directions",
     "merge_attention",
     "smyrf_attention",
+    "smyrf_clustering",
     "sort_clustering",
     "xbox_plus",
 ]

@@ -33,3 +33,11 @@ def check_arguments(query: Array, key: Array, value: Array, mask: Array | None) 
             f"but got {mask.shape=}. A mask over query-key pairs is not supported: it needs "
             "memory for every pair."
         )
+
+
+def check_settings(num_hashes: int, cluster_size: int) -> None:
+    """Raises ValueError unless both are positive."""
+    if num_hashes < 1:
+        raise ValueError(f"num_hashes must be positive, got num_hashes={num_hashes}.")
+    if cluster_size < 1:
+        raise ValueError(f"cluster_size must be positive, got cluster_size={cluster_size}.")

@@ -2,21 +2,19 @@
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
-from smyrf_jax.arguments import check_arguments
+from smyrf_jax.arguments import check_arguments, check_settings
 from smyrf_jax.blockwise import Rules, blockwise_attention, inner_products, take_rows
 from smyrf_jax.budget import dense_is_faster
-from smyrf_jax.clustering import Clustering, cluster_of_tokens, sort_clustering
+from smyrf_jax.clustering import Clustering, cluster_of_tokens, smyrf_clustering
 from smyrf_jax.dense import dense_attention
-from smyrf_jax.hashing import e2lsh, gaussian_directions
 from smyrf_jax.merging import finite_min, merge_attention
-from smyrf_jax.transforms import xbox_plus
 
 
 def clustered_attention(
@@ -145,7 +143,7 @@ def smyrf_attention(
     return_residual: bool = False,
     implementation: Literal["auto", "dense", "clustered"] = "clustered",
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
-    """Approximate attention in O(N log N): xbox_plus, e2lsh, sort_clustering, clustered_attention.
+    """Approximate attention in O(N log N): smyrf_clustering, then clustered_attention.
 
     With a cluster_size of T or more there is one cluster, and the result is dense attention for any rng.
 
@@ -176,35 +174,20 @@ def smyrf_attention(
     Source: SMYRF (arXiv:2010.05315), section 3.
     """
     check_arguments(query, key, value, mask)
-    if num_hashes < 1:
-        raise ValueError(f"num_hashes must be positive, got num_hashes={num_hashes}.")
-    if cluster_size < 1:
-        raise ValueError(f"cluster_size must be positive, got cluster_size={cluster_size}.")
     if implementation not in ("auto", "dense", "clustered"):
         raise ValueError(
             f"implementation should be 'auto', 'dense' or 'clustered', but got {implementation!r}."
         )
-    if implementation == "auto" and dense_is_faster(
-        query.shape[-3], key.shape[-3], num_hashes=num_hashes, cluster_size=cluster_size
-    ):
+    settings = {"num_hashes": num_hashes, "cluster_size": cluster_size}
+    check_settings(**settings)
+    if implementation == "auto" and dense_is_faster(query.shape[-3], key.shape[-3], **settings):
         implementation = "dense"
+    options: dict[str, Any] = {
+        "scale": scale,
+        "is_causal": is_causal,
+        "return_residual": return_residual,
+    }
     if implementation == "dense":
-        return dense_attention(
-            query, key, value, mask, scale=scale, is_causal=is_causal, return_residual=return_residual
-        )
-    fixed = jax.lax.stop_gradient((query, jnp.repeat(key, query.shape[-2] // key.shape[-2], axis=-2)))
-    mapped = xbox_plus(*fixed, mask)
-    directions = gaussian_directions(rng, num_hashes, mapped[0].shape[-1], mapped[0].dtype)
-    query_hash, key_hash = (e2lsh(vectors, directions) for vectors in mapped)
-    clustering = sort_clustering(query_hash, key_hash, mask, cluster_size=cluster_size)
-    return clustered_attention(
-        query,
-        key,
-        value,
-        clustering,
-        mask,
-        scale=scale,
-        is_causal=is_causal,
-        deduplicate=deduplicate,
-        return_residual=return_residual,
-    )
+        return dense_attention(query, key, value, mask, **options)
+    clustering = smyrf_clustering(query, key, mask, rng=rng, **settings)
+    return clustered_attention(query, key, value, clustering, mask, deduplicate=deduplicate, **options)

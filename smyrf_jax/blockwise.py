@@ -12,15 +12,17 @@ What shaped it, by profile on two CPU cores (12 heads of 4096 tokens, 2 rounds o
 - Merging into a running output costs what keeping every round's output and inverting the orders
   costs, and needs memory for one output only. Scatters cost half of what gathers do.
 - On TPUs a gathered or scattered row costs the same up to 128 numbers (by the compiler's estimate 15 and
-  24 ns on v3) and takes their memory. So output and logsumexp share rows, and in the backward pass keys and
-  values do, and what it reads of each query but the query itself. Keys and values that share rows in the
-  forward pass cost CPUs a quarter of its time, for copies of the halves before the products.
+  24 ns on v3) and takes their memory, so what is read and written at the same places shares rows there:
+  output and logsumexp, keys and values, and what the backward pass reads of each query. On CPUs that takes
+  a quarter of the time more, for copies of the parts, so that arrays stay apart.
 - XLA's product of a transposed [C, K] with [C, D] was twelve times slower than the one that yields its
   transpose [D, K], which is small.
 """
 
 import functools
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ from jaxtyping import Int
 
 from smyrf_jax.clustering import Clustering, cluster_of_tokens
 from smyrf_jax.merging import finite_min
+from smyrf_jax.varying import vary_alike
 
 # Logits of one step, in all samples; and the queries that a cluster is not cut below, lest its keys are
 # gathered too often.
@@ -148,18 +151,104 @@ def _as_rows(array: Array) -> Array:
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
-def _side_by_side(key: Array, value: Array) -> Array:
-    """[S, M, D] and [S, M, V] as rows [S * M, D + V]."""
-    return _as_rows(jnp.concatenate([key, value], axis=-1))
+def _packed(arrays: Sequence[Array], together: bool) -> list[Array]:
+    """Arrays whose rows are read and written at the same places, side by side in one if together."""
+    return [jnp.concatenate(arrays, axis=-1)] if together else list(arrays)
 
 
-def _apart(rows: Array, key: Array, value: Array) -> tuple[Array, Array]:
-    """Rows [..., D + V] in the widths and dtypes of key and value."""
-    width = key.shape[-1]
-    return rows[..., :width].astype(key.dtype), rows[..., width:].astype(value.dtype)
+def _unpacked(packed: Sequence[Array], like: Sequence[Array], together: bool) -> list[Array]:
+    """What was packed, in the widths and dtypes of `like`."""
+    if together:
+        ends = itertools.accumulate(array.shape[-1] for array in like[:-1])
+        packed = jnp.split(packed[0], list(ends), axis=-1)
+    return [array.astype(original.dtype) for array, original in zip(packed, like, strict=True)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _taken(packed: Sequence[Array], order: Array, like: Sequence[Array], together: bool) -> list[Array]:
+    return _unpacked([take_rows(array, order) for array in packed], like, together)
+
+
+def _attend(
+    rules: Rules, together: bool, query: Array, key: Array, value: Array, clustering: Clustering
+) -> tuple[Array, Array]:
+    sample = _Sample(rules, query, key, clustering)
+    dtype, low = sample.dtype, sample.low
+    queries, keys, values = (_as_rows(array) for array in (query, key, value))
+
+    def step(state: list[Array], step: _Step):
+        logits, keep = sample.logits(step, take_rows(queries, step.queries), take_rows(keys, step.keys))
+        before, logsumexp = _taken(state, step.queries, nothing, together)
+        top = jnp.max(jnp.where(keep, logits, low), axis=-1, initial=low, keepdims=True)
+        top = jax.lax.stop_gradient(jnp.maximum(top, logsumexp))
+        # exp(low) is 0, without an infinity that a second derivative would meet.
+        weights = jnp.exp(jnp.where(keep, logits - top, low))
+        carried = jnp.exp(jnp.where(logsumexp > low, logsumexp - top, low))
+        total = jnp.sum(weights, axis=-1, keepdims=True) + carried
+        safe = jnp.where(total > 0, total, 1.0)
+        weights = weights.astype(value.dtype)
+        output = sample.product("lck,lkv->lcv", weights, take_rows(values, step.keys))
+        merged = (carried * before + output) / safe, jnp.where(total > 0, top + jnp.log(safe), low)
+        rows = zip(state, _packed(merged, together), strict=True)
+        return [array.at[step.queries].set(row, mode="drop") for array, row in rows], None
+
+    nothing = jnp.zeros((len(queries), value.shape[-1]), dtype), jnp.full((len(queries), 1), low, dtype)
+    state, _ = jax.lax.scan(step, vary_alike(_packed(nothing, together), queries), sample.steps)
+    output, logsumexp = _unpacked(state, nothing, together)
+    lengths = query.shape[:2]
+    return output.astype(value.dtype).reshape(*lengths, value.shape[-1]), logsumexp.reshape(lengths)
+
+
+def _gradients(
+    rules: Rules,
+    together: bool,
+    arrays: tuple[Array, Array, Array],
+    clustering: Clustering,
+    results: tuple[Array, Array],
+    of_results: tuple[Array, Array],
+) -> tuple[Array, Array, Array]:
+    """Gradients of query, key and value from those of output and logsumexp."""
+    sample = _Sample(rules, *arrays[:2], clustering)
+    dtype, low = sample.dtype, sample.low
+    output, logsumexp = results
+    # d logits = weights * (d output . value - shift)
+    shift = inner_products(of_results[0], output, dtype) - of_results[1]
+    # Rows without keys have no weights; zero keeps their differences finite.
+    found = jnp.where(logsumexp > low, logsumexp, 0.0)
+    queries, keys, values = (_as_rows(array) for array in arrays)
+    of_queries = tuple(_as_rows(array) for array in (of_results[0], found[..., None], shift[..., None]))
+    per_query, per_key = _packed(of_queries, together), _packed((keys, values), together)
+
+    def step(state: tuple[Array, list[Array]], step: _Step):
+        its_query = take_rows(queries, step.queries)
+        its_output, its_logsumexp, its_shift = _taken(per_query, step.queries, of_queries, together)
+        its_key, its_value = _taken(per_key, step.keys, (keys, values), together)
+        logits, keep = sample.logits(step, its_query, its_key)
+        weights = jnp.exp(jnp.where(keep, logits - its_logsumexp, low))
+        of_logits = weights * (sample.product("lcv,lkv->lck", its_output, its_value) - its_shift)
+        of_logits = (rules.scale * of_logits).astype(queries.dtype)
+        to_query = sample.product("lck,lkd->lcd", of_logits, its_key)
+        to_key = sample.product("lck,lcd->ldk", of_logits, its_query)
+        to_value = sample.product("lck,lcv->lvk", weights.astype(values.dtype), its_output)
+        to_keys = _packed([jnp.swapaxes(array, 1, 2) for array in (to_key, to_value)], together)
+        rows = zip(state[1], to_keys, strict=True)
+        return (
+            state[0].at[step.queries].add(to_query, mode="drop"),
+            [array.at[step.keys].add(row, mode="drop") for array, row in rows],
+        ), None
+
+    state = jnp.zeros(queries.shape, dtype), [jnp.zeros(array.shape, dtype) for array in per_key]
+    (to_query, to_keys), _ = jax.lax.scan(step, vary_alike(state, queries), sample.steps)
+    summed = to_query.astype(queries.dtype), *_unpacked(to_keys, (keys, values), together)
+    to_query, to_key, to_value = (to.reshape(array.shape) for to, array in zip(summed, arrays, strict=True))
+    return to_query, to_key, to_value
+
+
+def _by_platform(function: Callable[..., Any], rules: Rules, *arguments: Any) -> Any:
+    """function(rules, together, ...), rows together but on CPUs."""
+    choices = [functools.partial(function, rules, together) for together in (False, True)]
+    return jax.lax.platform_dependent(*arguments, cpu=choices[0], default=choices[1])
+
+
 def blockwise_attention(
     rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering
 ) -> tuple[Array, Array]:
@@ -168,72 +257,24 @@ def blockwise_attention(
     The logsumexp is finite_min in rows without keys. Reverse mode only: the backward pass takes the
     inputs, the output and its logsumexp, and computes the logits anew.
     """
-    sample = _Sample(rules, query, key, clustering)
-    dtype, low = sample.dtype, sample.low
-    queries, keys, values = (_as_rows(array) for array in (query, key, value))
+    arrays = query, key, value, clustering
+    return _blockwise_attention(rules, *vary_alike(arrays, arrays))
 
-    def step(state: Array, step: _Step):
-        logits, keep = sample.logits(step, take_rows(queries, step.queries), take_rows(keys, step.keys))
-        before = take_rows(state, step.queries)
-        before, logsumexp = before[..., :-1], before[..., -1]
-        top = jnp.maximum(jnp.max(jnp.where(keep, logits, low), axis=-1, initial=low), logsumexp)
-        top = jax.lax.stop_gradient(top)
-        # exp(low) is 0, without an infinity that a second derivative would meet.
-        weights = jnp.exp(jnp.where(keep, logits - top[..., None], low))
-        carried = jnp.exp(jnp.where(logsumexp > low, logsumexp - top, low))
-        total = jnp.sum(weights, axis=-1) + carried
-        safe = jnp.where(total > 0, total, 1.0)
-        weights = weights.astype(value.dtype)
-        output = sample.product("lck,lkv->lcv", weights, take_rows(values, step.keys))
-        output = (carried[..., None] * before + output) / safe[..., None]
-        logsumexp = jnp.where(total > 0, top + jnp.log(safe), low)
-        rows = jnp.concatenate([output, logsumexp[..., None]], axis=-1)
-        return state.at[step.queries].set(rows, mode="drop"), None
 
-    rows = queries.shape[0]
-    state = jnp.concatenate([jnp.zeros((rows, value.shape[-1]), dtype), jnp.full((rows, 1), low, dtype)], -1)
-    state, _ = jax.lax.scan(step, state, sample.steps)
-    state = state.reshape(*query.shape[:2], state.shape[-1])
-    return state[..., :-1].astype(value.dtype), state[..., -1]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blockwise_attention(
+    rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering
+) -> tuple[Array, Array]:
+    return _by_platform(_attend, rules, query, key, value, clustering)
 
 
 def _forward(rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering):
-    output, logsumexp = blockwise_attention(rules, query, key, value, clustering)
-    return (output, logsumexp), (query, key, value, clustering, output, logsumexp)
+    results = _blockwise_attention(rules, query, key, value, clustering)
+    return results, ((query, key, value), clustering, results)
 
 
-def _backward(rules: Rules, residuals, gradients):
-    query, key, value, clustering, output, logsumexp = residuals
-    sample = _Sample(rules, query, key, clustering)
-    dtype, low = sample.dtype, sample.low
-    # d logits = weights * (d output . value - shift)
-    shift = inner_products(gradients[0], output, dtype) - gradients[1]
-    # Rows without keys have no weights; zero keeps their differences finite.
-    found = jnp.where(logsumexp > low, logsumexp, 0.0)
-    per_query = _as_rows(jnp.concatenate([gradients[0], found[..., None], shift[..., None]], axis=-1))
-    queries, keys_values = _as_rows(query), _side_by_side(key, value)
-
-    def step(state: tuple[Array, Array], step: _Step):
-        its_query, its_rows = take_rows(queries, step.queries), take_rows(per_query, step.queries)
-        its_key, its_value = _apart(take_rows(keys_values, step.keys), key, value)
-        its_output = its_rows[..., :-2].astype(value.dtype)
-        logits, keep = sample.logits(step, its_query, its_key)
-        weights = jnp.exp(jnp.where(keep, logits - its_rows[..., -2:-1], low))
-        of_logits = weights * (sample.product("lcv,lkv->lck", its_output, its_value) - its_rows[..., -1:])
-        of_logits = (rules.scale * of_logits).astype(query.dtype)
-        to_query = sample.product("lck,lkd->lcd", of_logits, its_key)
-        to_key = sample.product("lck,lcd->ldk", of_logits, its_query)
-        to_value = sample.product("lck,lcv->lvk", weights.astype(value.dtype), its_output)
-        to_keys = jnp.swapaxes(jnp.concatenate([to_key, to_value], axis=1), 1, 2)
-        return (
-            state[0].at[step.queries].add(to_query, mode="drop"),
-            state[1].at[step.keys].add(to_keys, mode="drop"),
-        ), None
-
-    state = jnp.zeros(queries.shape, dtype), jnp.zeros(keys_values.shape, dtype)
-    (to_query, to_keys), _ = jax.lax.scan(step, state, sample.steps)
-    gradients = to_query.astype(query.dtype), *_apart(to_keys, key, value)
-    return *(to.reshape(array.shape) for to, array in zip(gradients, (query, key, value), strict=True)), None
+def _backward(rules: Rules, residuals, of_results):
+    return *_by_platform(_gradients, rules, *residuals, of_results), None
 
 
-blockwise_attention.defvjp(_forward, _backward)
+_blockwise_attention.defvjp(_forward, _backward)

@@ -6,7 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Key
+
+from smyrf_jax.arguments import check_arguments, check_settings
+from smyrf_jax.hashing import e2lsh, gaussian_directions
+from smyrf_jax.transforms import xbox_plus
+from smyrf_jax.varying import vary_alike
 
 
 class Clustering(NamedTuple):
@@ -18,6 +23,42 @@ class Clustering(NamedTuple):
 
     query_order: Int[Array, "*B N R L C"]
     key_order: Int[Array, "*B N R L K"]
+
+
+def smyrf_clustering(
+    query: Float[Array, "*B T N D"],
+    key: Float[Array, "*B S M D"],
+    mask: Bool[Array, "*#B #N 1 S"] | None = None,
+    *,
+    rng: Key[Array, ""],
+    num_hashes: int,
+    cluster_size: int,
+) -> Clustering:
+    """SMYRF's clusters: xbox_plus, e2lsh, sort_clustering. No gradient flows through them.
+
+    Args:
+        query: [*B, T, N, D].
+        key: [*B, S, M, D]; M divides N, and N / M neighbouring query heads share a key head.
+        mask: [*B, 1|N, 1, S], True keeps a key; masked keys take no slot.
+        rng: typed key.
+        num_hashes: R.
+        cluster_size: C, queries a cluster.
+
+    Returns:
+        L = ceil(T / C) clusters of each round.
+
+    Raises:
+        ValueError: shapes do not fit, or a setting is not positive.
+
+    Source: SMYRF (arXiv:2010.05315), section 3.
+    """
+    check_arguments(query, key, key, mask)
+    check_settings(num_hashes, cluster_size)
+    key = jnp.repeat(key, query.shape[-2] // key.shape[-2], axis=-2)
+    mapped = xbox_plus(*jax.lax.stop_gradient((query, key)), mask)
+    directions = gaussian_directions(rng, num_hashes, mapped[0].shape[-1], mapped[0].dtype)
+    query_hash, key_hash = (e2lsh(vectors, directions) for vectors in mapped)
+    return sort_clustering(query_hash, key_hash, mask, cluster_size=cluster_size)
 
 
 def sort_clustering(
@@ -70,23 +111,23 @@ def _argsort(values: Float[Array, "*A T"]) -> Int[Array, "*A T"]:
     On CPUs XLA sorts one array of integers five times faster than pairs, so value and index go into
     one: float32 numbers are ordered as their bits are, once those of negative numbers are inverted.
     """
-    if values.dtype != jnp.float32 or values.size == 0:
-        return jnp.argsort(values, axis=-1)
+    index = vary_alike(jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1), values)
 
-    def packed(values: Array) -> Array:
-        # Adding zero turns -0 into 0, which argsort holds equal.
+    def pairs(values: Array, index: Array) -> Array:
+        return jax.lax.sort((values, index), dimension=-1, num_keys=1)[1]
+
+    def packed(values: Array, index: Array) -> Array:
+        # Adding zero turns -0 into 0, which pairs holds equal.
         bits = jax.lax.bitcast_convert_type(values + 0.0, jnp.int32)
         bits = jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)
-        index = jax.lax.broadcasted_iota(jnp.int32, bits.shape, bits.ndim - 1)
         with jax.enable_x64(True):
             both = jax.lax.shift_left(bits.astype(jnp.int64), jnp.int64(32)) | index.astype(jnp.int64)
             ordered = jax.lax.sort(both, dimension=-1, is_stable=False)
             return jax.lax.bitwise_and(ordered, jnp.int64(2**32 - 1)).astype(jnp.int32)
 
-    def pairs(values: Array) -> Array:
-        return jnp.argsort(values, axis=-1).astype(jnp.int32)
-
-    return jax.lax.platform_dependent(values, cpu=packed, default=pairs)
+    if values.dtype != jnp.float32 or values.size == 0:
+        return pairs(values, index)
+    return jax.lax.platform_dependent(values, index, cpu=packed, default=pairs)
 
 
 def _equal_runs(

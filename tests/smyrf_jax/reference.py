@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smyrf_jax import cluster_of_tokens, e2lsh, gaussian_directions, sort_clustering, xbox_plus
+from smyrf_jax import cluster_of_tokens, smyrf_clustering
 
 # B, T, S, N, D, V: self-attention, BigGAN's pooled keys, lengths that divide nothing, one token.
 SHAPES = [(2, 16, 16, 2, 4, 4), (1, 32, 8, 1, 3, 6), (2, 13, 7, 2, 4, 5), (1, 1, 1, 1, 2, 2)]
@@ -29,10 +29,8 @@ def padding_mask(shape):
 
 
 def cluster(query, key, mask=None, num_hashes=2, cluster_size=4, seed=3):
-    mapped = xbox_plus(query, key, mask)
-    directions = gaussian_directions(jax.random.key(seed), num_hashes, mapped[0].shape[-1], mapped[0].dtype)
-    hashes = [e2lsh(vectors, directions) for vectors in mapped]
-    return sort_clustering(*hashes, mask, cluster_size=cluster_size)
+    rng = jax.random.key(seed)
+    return smyrf_clustering(query, key, mask, rng=rng, num_hashes=num_hashes, cluster_size=cluster_size)
 
 
 def reference(query, key, value, clustering, mask=None, *, scale=None, deduplicate=False, is_causal=False):

@@ -213,6 +213,18 @@ def test_shard_map_computes_the_same_gradients_on_each_device():
 
     sharded = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=batch, out_specs=batch))
     chex.assert_trees_all_close(sharded(*arrays), jax.jit(gradients)(*arrays), rtol=1e-5, atol=1e-5)
+    # One query for all samples: its gradient is summed over the devices.
+    shared = jax.jit(
+        jax.shard_map(
+            lambda query, *others: gradients(query, *others)[0],
+            mesh=mesh,
+            in_specs=(jax.sharding.PartitionSpec(), batch, batch),
+            out_specs=jax.sharding.PartitionSpec(),
+        )
+    )(arrays[0][:1], *arrays[1:])
+    repeated = jnp.broadcast_to(arrays[0][:1], arrays[0].shape)
+    expected = jnp.sum(jax.jit(gradients)(repeated, *arrays[1:])[0], axis=0, keepdims=True)
+    chex.assert_trees_all_close(shared, expected, rtol=1e-5, atol=1e-5)
     # The compiler's own partitioning of a sharded batch.
     placed = jax.device_put(arrays, jax.sharding.NamedSharding(mesh, batch))
     result = jax.jit(gradients)(*placed)
