@@ -15,6 +15,10 @@ from smyrf_jax import blockwise, clustered_attention, smyrf_attention
 from tests.smyrf_jax.reference import arrays_of, cluster, loss_of, reference
 
 
+def laid_out(together, function, rules, *arguments):
+    return function(rules, together, *arguments)
+
+
 @pytest.mark.parametrize(
     ("logits", "queries"),
     [
@@ -24,7 +28,9 @@ from tests.smyrf_jax.reference import arrays_of, cluster, loss_of, reference
     ],
 )
 @pytest.mark.parametrize("deduplicate", [False, True])
-def test_any_cut_gives_the_same_attention(logits, queries, deduplicate, monkeypatch):
+@pytest.mark.parametrize("together", [False, True])  # as on CPUs, as on TPUs
+def test_any_cut_gives_the_same_attention(logits, queries, deduplicate, together, monkeypatch):
+    monkeypatch.setattr(blockwise, "_by_platform", functools.partial(laid_out, together))
     monkeypatch.setattr(blockwise, "LOGITS_A_STEP", logits)
     monkeypatch.setattr(blockwise, "QUERIES_A_STEP", queries)
     with jax.enable_x64(True):
@@ -43,6 +49,30 @@ def test_any_cut_gives_the_same_attention(logits, queries, deduplicate, monkeypa
 
         ours = functools.partial(clustered_attention, return_residual=True)
         chex.assert_trees_all_close(run(ours), run(reference), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("float32", "float16")])
+def test_rows_that_lie_together_keep_their_dtypes(dtypes, monkeypatch):
+    query, key, value = arrays_of((2, 24, 24, 2, 4, 5))
+    clustering = cluster(query, key, cluster_size=8)
+    query, key = (array.astype(dtypes[0]) for array in (query, key))
+    value = value.astype(dtypes[1])
+
+    def run(together):
+        monkeypatch.setattr(blockwise, "_by_platform", functools.partial(laid_out, together))
+
+        def loss(*arrays):
+            output = clustered_attention(*arrays, clustering)
+            return jnp.sum(output.astype(jnp.float32) ** 2), output
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(query, key, value)
+
+    apart, together = run(False), run(True)
+    chex.assert_trees_all_equal_dtypes(apart, together)
+    assert together[1].dtype == dtypes[1]
+    chex.assert_trees_all_close(
+        *(jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (apart, together)), atol=0.05
+    )
 
 
 def avals_of(jaxpr):

@@ -48,7 +48,7 @@ def run(attend, *arrays, options=()):
     return attend(*arrays, **dict(options))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @hypothesis.given(
     problems(), st.sampled_from([(1, 3), (3, 4)]), st.booleans(), st.booleans(), st.integers(0, 100)
 )
@@ -65,7 +65,7 @@ def test_it_is_dense_attention_over_the_pairs_that_met(problem, sizes, is_causal
         chex.assert_trees_all_close(ours, expected, rtol=1e-9, atol=1e-10)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @hypothesis.given(problems(), st.sampled_from(["float32", "bfloat16", "float16"]), st.booleans())
 def test_one_cluster_is_exact_and_nothing_is_ever_nan(problem, dtype, is_causal):
     *arrays, mask = problem
@@ -82,7 +82,7 @@ def test_one_cluster_is_exact_and_nothing_is_ever_nan(problem, dtype, is_causal)
     assert not jnp.any(jnp.isnan(result[0]))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @hypothesis.given(problems(), st.integers(0, 100), st.integers(0, 100))
 def test_samples_do_not_meet_and_order_does_not_matter(problem, seed, poisoned):
     query, key, value, mask = problem
