@@ -67,6 +67,7 @@ class LinenAttention(linen.Module):
                 "for example as_attention_fn(..., rngs=nnx.Rngs(hashing=0))."
             )
         del broadcast_dropout, dropout_rng, force_fp32_for_softmax  # the softmax is float32 in any case
+        _refuse_dropout(dropout_rate, deterministic)
         _refuse(
             bias=bias,
             precision=precision,
@@ -75,10 +76,8 @@ class LinenAttention(linen.Module):
             qk_attn_weights_einsum=qk_attn_weights_einsum,
             attn_weights_value_einsum=attn_weights_value_einsum,
         )
-        _refuse_dropout(dropout_rate, deterministic)
-        query, key, value, mask = _as_arguments(query, key, value, mask, dtype)
-        options = _with_causal(self.options, is_causal)
-        return self.attention(query, key, value, mask, rng=self.make_rng("hashing"), **options)
+        attend = _with_options(self.attention, self.options, is_causal, dtype)
+        return attend(query, key, value, mask, rng=self.make_rng("hashing"))
 
 
 class NNXAttention(nnx.Module):
@@ -106,15 +105,22 @@ class NNXAttention(nnx.Module):
         is_causal: bool = False,
     ) -> Array:
         del broadcast_dropout, dropout_rng
-        _refuse(bias=bias, precision=precision, sow_weights=module)
         _refuse_dropout(dropout_rate, deterministic)
-        query, key, value, mask = _as_arguments(query, key, value, mask, dtype)
-        options = _with_causal(self.options, is_causal)
-        return self.attention(query, key, value, mask, rng=self.hashing(), **options)
+        _refuse(bias=bias, precision=precision, sow_weights=module)
+        attend = _with_options(self.attention, self.options, is_causal, dtype)
+        return attend(query, key, value, mask, rng=self.hashing())
 
 
-def _with_causal(options: Mapping[str, Any], is_causal: bool) -> dict[str, Any]:
-    return {**options, "is_causal": is_causal or options.get("is_causal", False)}
+def _with_options(
+    attention: Callable[..., Any], options: Mapping[str, Any], is_causal: bool, dtype: Any
+) -> Callable[..., Array]:
+    """The attention, for arrays and masks as Flax gives them."""
+    options = {**options, "is_causal": is_causal or options.get("is_causal", False)}
+
+    def attend(query: Array, key: Array, value: Array, mask: Array | None, *, rng: Array) -> Array:
+        return attention(*_as_arguments(query, key, value, mask, dtype), rng=rng, **options)
+
+    return attend
 
 
 def _refuse(**arguments: Any) -> None:
