@@ -22,11 +22,10 @@ def test_memory_is_linear_and_near_the_measured():
         cost(n, n, num_hashes=4, cluster_size=128, width=64, heads=8).memory for n in (2**14, 2**15)
     )
     assert 1.9 < large / small < 2.1
-    # By the TPU compiler, v3: 140 MB of 2.23 GB, and 129 MB of 8.60 GB (benchmarks/results/memory.md).
-    for batch, length, megabytes, part in ((4, 16384, 140, 0.063), (1, 65536, 129, 0.015)):
+    # By the TPU compiler, v3, float32: 124 and 115 MB (benchmarks/results/memory.md).
+    for batch, length, megabytes in ((4, 16384, 124), (1, 65536, 115)):
         count = cost(length, length // 4, num_hashes=4, cluster_size=2048, batch=batch, lanes=128, **BIGGAN)
-        assert count.memory / 1e6 == pytest.approx(megabytes, rel=0.15)
-        assert count.memory_of_dense == pytest.approx(part, rel=0.15)
+        assert count.memory / 1e6 == pytest.approx(megabytes, rel=0.1)
     half = cost(4096, 4096, num_hashes=4, cluster_size=128, width=64, dtype=jnp.bfloat16)
     assert half.memory < cost(4096, 4096, num_hashes=4, cluster_size=128, width=64).memory
 
