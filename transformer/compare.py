@@ -248,7 +248,7 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
             axis.fill_between(layers, low, high, alpha=0.15, color=drawn.get_color())
         axis.set(title=f"{length} tokens", xlabel="layer", ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("relative error of attention's output (median, quartiles of heads)")
+    axes[0, 0].set_ylabel("error of the output (median, quartiles)")
     axes[0, 0].legend()
     figure.savefig(path, dpi=100)
     plt.close(figure)
