@@ -37,7 +37,7 @@ setup(
     version="0.1.0",
     description="Attention inside balanced LSH clusters, and a BigGAN that is trained with it.",
     python_requires=">=3.11",
-    packages=find_packages(include=["smyrf_jax", "biggan", "transformer"]),
+    packages=find_packages(include=["smyrf_jax", "training", "biggan", "transformer"]),
     install_requires=["jax>=0.10", "jaxtyping>=0.3.3"],
     extras_require={
         "train": TRAIN,

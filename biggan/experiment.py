@@ -11,32 +11,18 @@ import ml_collections
 import numpy as np
 import optax
 
-import smyrf_jax
-from biggan.checkpoint import Checkpoints
 from biggan.data import Readable, pipeline
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
-from biggan.layers import AttentionFn
-from biggan.parallel import AXIS
 from biggan.sources import open_source
 from biggan.state import GANState, init_state
 from biggan.steps import GAN
+from training.attention import attention_from_config
+from training.checkpoint import Checkpoints
+from training.parallel import AXIS
 
-ATTENTION: dict[str, AttentionFn] = {
-    "dense": smyrf_jax.dense_attention,
-    "smyrf": smyrf_jax.smyrf_attention,
-}
-
-
-def attention_from_config(name: str, **options: Any) -> AttentionFn:
-    """An attention function by its name, with its options bound.
-
-    Raises:
-        ValueError: the name is not known.
-    """
-    if name not in ATTENTION:
-        raise ValueError(f"attention.name should be one of {sorted(ATTENTION)}, but got {name!r}.")
-    return functools.partial(ATTENTION[name], **options)
+# How the names of the config's fields begin that decide what arrays a state has.
+SHAPING = ("generator.", "discriminator.", "ema.")
 
 
 def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -130,7 +116,7 @@ def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | N
     Raises:
         FileNotFoundError: there is no such checkpoint.
     """
-    checkpoints = Checkpoints(os.path.join(os.path.abspath(workdir), "checkpoints"))
+    checkpoints = Checkpoints(os.path.join(os.path.abspath(workdir), "checkpoints"), shaping=SHAPING)
     step = checkpoints.latest_step() if step is None else step
     if step is None or not os.path.isdir(os.path.join(checkpoints.directory, str(step))):
         raise FileNotFoundError(f"no checkpoint of step {step} in {checkpoints.directory!r}.")

@@ -1,6 +1,5 @@
-"""Grids of images and curves of metrics, as PNG."""
+"""Grids of images, as PNG."""
 
-import json
 import math
 import os
 
@@ -31,29 +30,3 @@ def _save(image: Image.Image, path: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     image.save(f"{path}.part", format="PNG")
     os.replace(f"{path}.part", path)  # a reader never sees half a picture
-
-
-def save_curves(metrics_path: str, path: str) -> None:
-    """Losses and gradient norms of a metrics.jsonl against the step."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with open(metrics_path) as file:
-        rows = [json.loads(line) for line in file]
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    steps = [row["step"] for row in rows]
-    for axes, end, label in ((top, "loss", "hinge loss"), (bottom, "grad_norm", "gradient norm")):
-        for name in sorted(rows[-1]) if rows else []:
-            if end in name:
-                values = [row.get(name, math.nan) for row in rows]
-                axes.plot(steps, values, label=name, linewidth=1)
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(loc="upper right")
-    if rows:
-        bottom.set_yscale("log")
-    bottom.set_xlabel("generator step")
-    figure.savefig(path, dpi=110)

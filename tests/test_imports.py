@@ -6,10 +6,11 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 FORBIDDEN = {
-    "smyrf_jax": {"biggan", "transformer", "launch", "configs"},
+    "smyrf_jax": {"training", "biggan", "transformer", "launch", "configs"},
+    "training": {"biggan", "transformer", "launch", "configs"},
     "biggan": {"transformer", "launch", "configs"},
     "transformer": {"biggan", "launch", "configs"},
-    "configs": {"smyrf_jax", "biggan", "transformer", "launch"},
+    "configs": {"smyrf_jax", "training", "biggan", "transformer", "launch"},
 }
 
 
@@ -43,7 +44,12 @@ def test_the_operation_depends_on_jax_alone():
 
 
 def test_only_the_entry_points_read_a_config():
-    entry = {"train.py", "sample.py", "experiment.py"}
-    for path in (ROOT / "biggan").rglob("*.py"):
-        if path.name not in entry:
-            assert not any(name.startswith("ml_collections") for name in imported(path)), path
+    entry = {
+        "training": {"loop.py", "command.py"},
+        "biggan": {"train.py", "sample.py", "experiment.py"},
+        "transformer": {"finetune.py"},
+    }
+    for package, files in entry.items():
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name not in files:
+                assert not any(name.startswith("ml_collections") for name in imported(path)), path

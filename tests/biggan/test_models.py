@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from biggan import Discriminator, Generator
-from biggan.experiment import ATTENTION, attention_from_config, build_gan
+from biggan.experiment import build_gan
 from biggan.layers import ConditionalBatchNorm, downsample, max_pool, upsample
 from smyrf_jax import dense_attention
 
@@ -112,10 +112,7 @@ def test_the_discriminator_names_a_stage_it_does_not_have():
         init(module, jnp.zeros((1, 128, 128, 3)), jnp.zeros(1, jnp.int32))
 
 
-def test_attention_names(tiny):
-    assert set(ATTENTION) == {"dense", "smyrf"}
-    with pytest.raises(ValueError, match="should be one of .*'dense', 'smyrf'.*'sparse'"):
-        attention_from_config("sparse")
+def test_a_batch_size_of_nothing_is_refused(tiny):
     tiny.batch_size = 0
     with pytest.raises(ValueError, match=r"config.batch_size must be positive, got 0"):
         build_gan(tiny)

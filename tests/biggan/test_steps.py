@@ -12,8 +12,9 @@ import optax
 from biggan import steps
 from biggan.experiment import build_gan, build_state
 from biggan.losses import orthogonal_gradient
-from biggan.parallel import AXIS, parallel_step, replicate, shard_batch, to_host
+from biggan.parallel import parallel_step, shard_batch
 from biggan.steps import Batch, discriminator_step, latents, train_step
+from training.parallel import AXIS, replicate, to_host
 
 
 def images_for(config, num, seed=0):

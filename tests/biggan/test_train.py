@@ -17,10 +17,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from biggan import train as train_module
-from biggan.checkpoint import Checkpoints, config_differences
 from biggan.experiment import read_config, restore_state
 from biggan.train import train
-from biggan.writers import MetricWriter
+from training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "biggan.train"]
@@ -184,7 +183,7 @@ def test_a_checkpoint_of_eight_replicas_resumes_on_one_and_back(tiny, tmp_path):
     assert [int(s.step) for s in (state, on_one, on_eight)] == [2, 4, 6]
     chex.assert_tree_all_finite(on_eight)
     progress = Checkpoints(str(tmp_path / "checkpoints")).progress(6)
-    assert progress.images_seen == 6 * 16
+    assert progress.examples_seen == 6 * 16
 
 
 def test_a_checkpoint_that_does_not_fit_names_the_field(finished, tiny):
@@ -259,22 +258,6 @@ def test_the_sample_command(finished, compilation_cache):
     )
     assert missing.returncode != 0
     assert "no checkpoint of step 5" in missing.stderr
-
-
-def test_rows_of_an_attempt_that_was_cut_short_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}\n{"step": 3, "a"')
-    with MetricWriter(str(tmp_path), 1) as writer:
-        writer.write(2, {"a": 5.0})
-    assert rows(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 2, "a": 5.0}]
-
-
-def test_config_differences():
-    assert config_differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == [
-        ("a.c", 2, 4),
-        ("d", 3, None),
-        ("e", None, 5),
-    ]
 
 
 def test_the_sampling_notebook(finished, monkeypatch):

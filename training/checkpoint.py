@@ -1,4 +1,4 @@
-"""Checkpoints: one host copy of the GANState, the data position and the config."""
+"""Checkpoints: one host copy of the training state, the data position and the config."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,32 +7,35 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from biggan.state import GANState
-
-# The parts of a config that can change what arrays a state has.
-_SHAPING = ("generator.", "discriminator.", "ema.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """What a checkpoint holds beside the state.
 
-    images_seen: real images taken from the pipeline, over all replicas. config: as plain values.
+    examples_seen: taken from the data, over all replicas. config: as plain values.
     """
 
-    images_seen: int
+    examples_seen: int
     config: dict[str, Any]
 
 
 class Checkpoints:
     """Checkpoints of a run, in `directory`. Saving is asynchronous and atomic: a checkpoint that was
-    cut short by a crash is not seen again.
+    cut short by a crash is not seen again. A state is a pytree with a field `step`.
 
     max_to_keep: the newest ones. keep_period: every step that it divides is kept besides; None: none.
+    shaping: how the names of the config's fields begin that can change what arrays a state has.
     """
 
-    def __init__(self, directory: str, max_to_keep: int = 3, keep_period: int | None = None):
+    def __init__(
+        self,
+        directory: str,
+        max_to_keep: int = 3,
+        keep_period: int | None = None,
+        shaping: tuple[str, ...] = ("",),
+    ):
         self.directory = directory
+        self._shaping = shaping
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             keep_period=keep_period,
@@ -44,7 +47,7 @@ class Checkpoints:
         """The newest step, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: GANState, progress: Progress) -> int:
+    def save(self, state: Any, progress: Progress) -> int:
         """Starts to save a state of NumPy arrays; returns its step. Saves no step twice."""
         step = int(state.step)
         if step != self._manager.latest_step():
@@ -60,9 +63,9 @@ class Checkpoints:
     def progress(self, step: int) -> Progress:
         """Reads what lies beside the state."""
         beside = self._beside(step)
-        return Progress(beside["images_seen"], beside["config"])
+        return Progress(beside["examples_seen"], beside["config"])
 
-    def restore(self, step: int, template: GANState, config: Mapping[str, Any]) -> GANState:
+    def restore(self, step: int, template: Any, config: Mapping[str, Any]) -> Any:
         """The state of a step, as NumPy arrays.
 
         template: a state with the shapes and dtypes wanted (jax.eval_shape). config: of this run; it
@@ -78,7 +81,7 @@ class Checkpoints:
             fields = [
                 f"config.{name} is {theirs!r} in the checkpoint and {ours!r} in this run"
                 for name, theirs, ours in config_differences(beside["config"], config)
-                if name.startswith(_SHAPING)
+                if name.startswith(self._shaping)
             ]
             raise ValueError(
                 f"checkpoint {step} in {self.directory} does not fit this run: {'; '.join(fields)}. "
@@ -98,7 +101,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _arrays(state: GANState) -> dict[str, str]:
+def _arrays(state: Any) -> dict[str, str]:
     """Shape and dtype of every array, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {

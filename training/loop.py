@@ -1,0 +1,272 @@
+"""The loop over training steps, for whatever is trained: it resumes, records, saves and stops."""
+
+import abc
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from training.checkpoint import Checkpoints, Progress, config_differences
+from training.parallel import replicate, to_host
+from training.writers import MetricWriter
+
+
+class Task(abc.ABC):
+    """What is trained.
+
+    unit: what an example is called, in the plural.
+    shaping: how the names of the config's fields begin that decide what arrays the state has.
+    examples_per_step: over all replicas.
+    look_every: steps from one `look` to the next; 0: one at the end alone.
+    """
+
+    unit: str
+    shaping: tuple[str, ...]
+    examples_per_step: int
+    look_every: int
+
+    @abc.abstractmethod
+    def initial_state(self) -> Any:
+        """The state at step 0, which the config decides. It is traced: no files are read here."""
+
+    def first_state(self) -> Any:
+        """The state that a new run begins with, on the host."""
+        return jax.device_get(jax.jit(self.initial_state)())
+
+    @abc.abstractmethod
+    def batches(self, start: int) -> Iterator[Any]:
+        """Batches of the local devices, for ever, from example `start` on."""
+
+    @abc.abstractmethod
+    def step(self) -> Callable[..., Any]:
+        """(replicas, batch, rng) -> (replicas, metrics), as `training.parallel.replicated_step` makes it."""
+
+    @abc.abstractmethod
+    def look(self, state: Any, writer: MetricWriter, last: bool) -> None:
+        """Looks at a state on the host: draws, evaluates. last: the run has all its steps."""
+
+    def messages(self) -> list[str]:
+        """What there is to tell since the last call."""
+        return []
+
+    def results(self) -> dict[str, str]:
+        """Paths that the run leaves, by what they are."""
+        return {}
+
+
+class StopRequest:
+    """Becomes true when the process is asked to end (SIGTERM, Ctrl-C): the run saves and leaves."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C
+        self.requested = True
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def train(
+    task: Task,
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    devices: Sequence[jax.Device],
+    continue_finished: bool = False,
+) -> Any:
+    """Trains to config.num_steps, from the last checkpoint in workdir if there is one.
+
+    Args:
+        task: what is trained.
+        config: with seed, num_steps, log_every and checkpoint.{every, max_to_keep, keep_period}.
+        workdir: checkpoints, metrics.jsonl, config.json, tensorboard/, and what the task leaves.
+        devices: one replica each.
+        continue_finished: a run that has its steps trains config.num_steps more.
+
+    Returns:
+        The last state, on the host.
+
+    Raises:
+        ValueError: the config does not fit the checkpoint.
+        FloatingPointError: a metric is not finite; names the step.
+    """
+    num_replicas = len(devices) * jax.process_count()
+    template = jax.eval_shape(task.initial_state)
+    checkpoints = Checkpoints(
+        os.path.join(workdir, "checkpoints"),
+        config.checkpoint.max_to_keep,
+        config.checkpoint.keep_period or None,
+        task.shaping,
+    )
+    try:
+        latest, plain = checkpoints.latest_step(), json.loads(config.to_json())
+        if latest is None:
+            examples_seen, first = 0, 0
+            say(f"A new run in {workdir} on {num_replicas} x {devices[0].device_kind}.")
+        else:
+            state = checkpoints.restore(latest, template, plain)
+            progress = checkpoints.progress(latest)
+            examples_seen, first = progress.examples_seen, latest
+            say(f"Continues {workdir} at step {latest} on {num_replicas} x {devices[0].device_kind}.")
+            for name, saved, now in config_differences(progress.config, plain):
+                say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
+        if continue_finished and first >= config.num_steps:
+            config = config.copy_and_resolve_references()
+            config.num_steps += first
+            say(f"The run has its steps; trains on to step {config.num_steps}.")
+        if first >= config.num_steps:
+            say(
+                f"The run has its {config.num_steps} steps. For more: "
+                f"--config.num_steps={2 * config.num_steps}."
+            )
+        else:
+            # The data before the compilation: a wrong path is told at once.
+            data = task.batches(examples_seen)
+            if latest is None:
+                state = task.first_state()
+            os.makedirs(workdir, exist_ok=True)
+            with open(os.path.join(workdir, "config.json"), "w") as file:
+                json.dump(plain, file, indent=1)
+            run = _Run(task, config, plain, devices, checkpoints, data, examples_seen)
+            with MetricWriter(workdir, first) as writer, StopRequest() as stop:
+                state = run(state, writer, stop)
+    finally:  # a save under way is finished also when something failed
+        checkpoints.close()
+    step = checkpoints.latest_step()
+    saved = {} if step is None else {"checkpoint": os.path.join(checkpoints.directory, str(step))}
+    for name, path in (task.results() | saved).items():
+        if os.path.exists(path):
+            say(f"{name}: {path}")
+    return state
+
+
+@dataclasses.dataclass
+class _Run:
+    """The loop over the steps, and what is done at intervals."""
+
+    task: Task
+    config: ml_collections.ConfigDict
+    plain: dict[str, Any]  # the config as a checkpoint keeps it
+    devices: Sequence[jax.Device]
+    checkpoints: Checkpoints
+    data: Iterator[Any]
+    examples_seen: int
+
+    def __call__(self, state: Any, writer: MetricWriter, stop: StopRequest) -> Any:
+        """Trains `state` to config.num_steps, or until it is asked to stop."""
+        config, task, first = self.config, self.task, int(state.step)
+        step_fn = task.step()
+        rng = jax.random.fold_in(jax.random.key(config.seed), 1)
+        replicas, step = replicate(state, self.devices), first
+        say("Compiling the training step; this takes a minute or more for a large model.")
+        bar = tqdm(total=config.num_steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1)
+        pending: tuple[int, Any] | None = None
+        clock = _Clock()
+        while step < config.num_steps and not stop.requested:
+            batch = next(self.data)
+            replicas, metrics = step_fn(replicas, batch, rng)
+            step += 1
+            self.examples_seen += task.examples_per_step
+            # The metrics of the step before: the device works on while they are looked at.
+            if pending is not None:
+                self._record(*pending, clock, writer, bar)
+            pending = (step, metrics)
+            bar.update()
+            last = step == config.num_steps or stop.requested
+            save = self._due(step, config.checkpoint.every, last)
+            look = self._due(step, task.look_every, last)
+            if save or look:
+                # Nothing is saved before it is known to be finite.
+                self._record(*pending, clock, writer, bar)
+                pending = None
+                state = self._save(replicas) if save else to_host(replicas)
+                if look and not jax.process_index():
+                    task.look(state, writer, step == config.num_steps)
+                clock.pause()
+            for message in task.messages():
+                say(message)
+        bar.close()
+        if stop.requested:
+            if pending is not None:
+                self._record(*pending, clock, writer, bar)
+            state = self._save(replicas)
+            say(f"Asked to stop after step {step}. The same command continues.")
+        return state
+
+    def _save(self, replicas: Any) -> Any:
+        state = to_host(replicas)
+        self.checkpoints.save(state, Progress(self.examples_seen, self.plain))
+        return state
+
+    @staticmethod
+    def _due(step: int, every: int, last: bool) -> bool:
+        return last or (every > 0 and step % every == 0)
+
+    def _record(self, step: int, metrics: Any, clock: "_Clock", writer: MetricWriter, bar: tqdm) -> None:
+        values = {
+            name: float(np.asarray(value.addressable_shards[0].data)[0]) for name, value in metrics.items()
+        }
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            self.checkpoints.wait()
+            latest = self.checkpoints.latest_step()
+            raise FloatingPointError(
+                f"step {step}: {', '.join(broken)} is not finite. The last good checkpoint is "
+                f"{'none' if latest is None else f'step {latest}'} in {self.checkpoints.directory}."
+            )
+        rate = clock.rate(step, self.task.examples_per_step)
+        unit = self.task.unit
+        if self._due(step, self.config.log_every, step == self.config.num_steps):
+            writer.write(step, values | ({f"{unit}_per_second": rate} if rate else {}))
+            shown = " ".join(f"{name}={value:.3g}" for name, value in values.items())
+            speed = f" {rate:.1f} {unit}/s" if rate else ""
+            bar.write(f"step {step}: {shown}{speed}", file=sys.stdout)
+            sys.stdout.flush()
+        if rate:
+            bar.set_postfix_str(f"{rate:.1f} {unit}/s")
+
+
+class _Clock:
+    """Examples a second between two looks, without the first step, which compiles, and without pauses."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+        self._rate = 0.0
+
+    def pause(self) -> None:
+        """What came since the last call of `rate` does not count."""
+        if self._last is not None:
+            self._last = (self._last[0], time.perf_counter())
+
+    def rate(self, step: int, per_step: int) -> float:
+        now = time.perf_counter()
+        if self._last is not None and step > self._last[0]:
+            rate = (step - self._last[0]) * per_step / (now - self._last[1])
+            self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
+        self._last = (step, now)
+        return self._rate
+
+
+def say(message: str) -> None:
+    """A line to stdout that does not break the progress bar."""
+    tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()
