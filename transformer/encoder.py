@@ -83,9 +83,12 @@ class Residual(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Heads of queries, keys and values, and the attention; sows "queries", "keys", "values", "attended"."""
+    """Heads of queries, keys and values, and the attention; sows "queries", "keys", "values", "attended".
 
-    config: EncoderConfig
+    config: has hidden_size and num_attention_heads.
+    """
+
+    config: Any
     attention: AttentionFn
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""Encoders from folders in Hugging Face's format: config.json, model.safetensors, tokenizer.json."""
+"""Encoders of texts and images from the checkpoints that people have."""
 
 import dataclasses
 import json
@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.flax
 import tokenizers
 
 from smyrf_jax import dense_attention
 from transformer.encoder import ACTIVATIONS, AttentionFn, Encoder, EncoderConfig
+from transformer.vision import VisionConfig, VisionTransformer
+from transformer.weights import file_of, params_of, read_onnx, read_weights
 
 _ARCHITECTURES = ("bert", "roberta")
 # Tensors of a checkpoint that are no part of an encoder: heads, and buffers of counted positions.
@@ -65,16 +66,6 @@ def load_encoder(
     return Pretrained(encoder, params, tokenizer)
 
 
-def _file(folder: str | os.PathLike, name: str) -> pathlib.Path:
-    path = pathlib.Path(folder) / name
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing. A checkpoint is a folder with config.json, model.safetensors and "
-            "tokenizer.json."
-        )
-    return path
-
-
 def read_config(folder: str | os.PathLike) -> EncoderConfig:
     """The config.json of a checkpoint.
 
@@ -82,7 +73,7 @@ def read_config(folder: str | os.PathLike) -> EncoderConfig:
         FileNotFoundError: there is none.
         ValueError: the architecture, an activation or kind of positions is unknown, or a field is missing.
     """
-    path = _file(folder, "config.json")
+    path = file_of(folder, "config.json")
     fields = json.loads(path.read_text())
     known = {
         "model_type": _ARCHITECTURES,
@@ -105,51 +96,18 @@ def read_config(folder: str | os.PathLike) -> EncoderConfig:
         raise ValueError(f"{path}: the field {error} is missing.") from error
 
 
-def read_weights(folder: str | os.PathLike) -> dict[str, Any]:
-    """The tensors of model.safetensors, by their names there."""
-    return safetensors.flax.load_file(_file(folder, "model.safetensors"))
-
-
-def tensor_name(path: tuple[str, ...]) -> str:
-    """The name in a checkpoint of the parameter at `path` of ours: encoder.layer.0.output.dense.weight."""
-    *scopes, leaf = path
-    leaf = "bias" if leaf == "bias" else "weight"
-    return ".".join([*(re.sub(r"^layer_(\d+)$", r"layer.\1", scope) for scope in scopes), leaf])
-
-
 def encoder_params(encoder: Encoder, weights: Mapping[str, Any]) -> Any:
     """The parameters of an encoder, float32, from a checkpoint's tensors.
 
     Raises:
         ValueError: a tensor is missing, left over, or of another shape; it names them all.
     """
-    weights = {_modern(name): tensor for name, tensor in weights.items()}
     template = jax.eval_shape(
         lambda: encoder.init(
             {"params": jax.random.key(0), "hashing": jax.random.key(1)}, jnp.zeros((1, 1), int)
         )
     )["params"]
-    faults, used = [], set()
-
-    def of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
-        keys = tuple(entry.key for entry in path)
-        name = tensor_name(keys)
-        if name not in weights:
-            faults.append(f"{name} is missing")
-            return leaf
-        used.add(name)
-        tensor = np.asarray(weights[name], np.float32)
-        tensor = tensor.T if keys[-1] == "kernel" else tensor
-        if tensor.shape != leaf.shape:
-            faults.append(f"{name} is {tensor.shape}, not {leaf.shape}")
-        return tensor
-
-    params = jax.tree_util.tree_map_with_path(of, template)
-    left = [name for name in weights if name not in used and not _NOT_OF_ENCODERS.match(name)]
-    faults.extend(f"{name} is left over" for name in left)
-    if faults:
-        raise ValueError(f"the checkpoint does not fit {encoder.config}: " + "; ".join(faults) + ".")
-    return params
+    return params_of(template, weights, str(encoder.config), _modern, _NOT_OF_ENCODERS)
 
 
 def _modern(name: str) -> str:
@@ -173,3 +131,63 @@ def with_longer_positions(config: EncoderConfig, params: Any, max_length: int) -
     embeddings = params["embeddings"] | {"position_embeddings": {"embedding": longer}}
     config = dataclasses.replace(config, max_position_embeddings=first + max_length)
     return config, params | {"embeddings": embeddings}
+
+
+class PretrainedVision(NamedTuple):
+    """A vision transformer and its parameters."""
+
+    encoder: VisionTransformer
+    params: Any
+
+
+def load_vision(
+    path: str | os.PathLike, *, attention: AttentionFn | Sequence[AttentionFn] = dense_attention
+) -> PretrainedVision:
+    """Reads a DINOv2 checkpoint: a folder with config.json and model.safetensors, or an ONNX file.
+
+    An ONNX file, whose weights are read without a runtime, may have a head that makes a map of importance.
+    The number of heads is not in it: they are 64 wide in every DINOv2.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the architecture is unknown, or a tensor is missing, left over or of another shape.
+    """
+    if pathlib.Path(path).suffix == ".onnx":
+        weights = read_onnx(path)
+        config = _vision_config_of(weights, path)
+    else:
+        weights, config = read_weights(path), _read_vision_config(path)
+    has_head = any(name.startswith("decoder.") for name in weights)
+    encoder = VisionTransformer(config, attention, has_head)
+    images = jnp.zeros((1, config.patch_size, config.patch_size, 3))
+    rngs = {"params": jax.random.key(0), "hashing": jax.random.key(1)}
+    template = jax.eval_shape(lambda: encoder.init(rngs, images))["params"]
+    foreign = re.compile(r"classifier\.|embeddings\.mask_token$")
+    params = params_of(template, weights, str(config), lambda name: name.removeprefix("backbone."), foreign)
+    return PretrainedVision(encoder, params)
+
+
+def _vision_config_of(weights: Mapping[str, Any], path: str | os.PathLike) -> VisionConfig:
+    try:
+        width, _, patch, _ = weights["backbone.embeddings.patch_embeddings.projection.weight"].shape
+        table = weights["backbone.embeddings.position_embeddings"].shape[1] - 1
+        inner = weights["backbone.encoder.layer.0.mlp.fc1.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"{path}: the tensor {error} of a DINOv2 is missing.") from error
+    layers = {name.split(".")[3] for name in weights if name.startswith("backbone.encoder.layer.")}
+    side = round(table**0.5) * patch
+    return VisionConfig(width, len(layers), width // 64, inner // width, patch, side)
+
+
+def _read_vision_config(folder: str | os.PathLike) -> VisionConfig:
+    path = file_of(folder, "config.json")
+    fields = json.loads(path.read_text())
+    known = {"model_type": "dinov2", "hidden_act": "gelu", "qkv_bias": True, "use_swiglu_ffn": False}
+    for name, value in known.items():
+        if fields.get(name, value if name != "model_type" else None) != value:
+            raise ValueError(f"{path}: {name} should be {value!r}, but is {fields.get(name)!r}.")
+    names = [field.name for field in dataclasses.fields(VisionConfig)]
+    missing = [name for name in names if name not in fields]
+    if missing:
+        raise ValueError(f"{path}: the field {missing[0]!r} is missing.")
+    return VisionConfig(**{name: fields[name] for name in names})

@@ -12,9 +12,9 @@ import torch
 import transformers
 
 from smyrf_jax import dense_attention
-from transformer.compare import folder_of
 from transformer.encoder import Classifier
-from transformer.pretrained import load_encoder, tensor_name
+from transformer.pretrained import load_encoder
+from transformer.weights import folder_of, tensor_name
 
 SIZES = {
     "vocab_size": 50,

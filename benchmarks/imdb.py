@@ -1,0 +1,89 @@
+"""Are attentions interchangeable? Fine-tunes MiniLM to IMDB with each, and tests it with each.
+
+    python -m benchmarks.imdb [--workdir=runs/imdb] [--out=benchmarks/results]
+
+Trains configs/imdb_minilm_smyrf.py with dense and with SMYRF attention, from several seeds, and writes the
+four cells of SMYRF's table (arXiv:2010.05315, section 4.2) to imdb.md. Called again it goes on where it was.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from absl import app, flags
+
+from configs import imdb_minilm_smyrf
+from transformer.finetune import train
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/imdb", "folder of the runs.")
+_OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each attention.")
+_STEPS = flags.DEFINE_integer("num_steps", 0, "steps of a run, for a try; 0: the config's.")
+
+
+def accuracies(trained: str, seed: int) -> tuple[dict[str, float], float]:
+    """Accuracy by the attention of the test, of one run; and the minutes it took (0 if it was there)."""
+    config = imdb_minilm_smyrf.get_config()
+    config.seed = seed
+    config.attention = trained
+    config.num_steps = _STEPS.value or config.num_steps
+    folder = pathlib.Path(_WORKDIR.value) / f"{trained}_seed{seed}"
+    results = folder / "results.json"
+    before, there = time.monotonic(), results.exists()
+    train(config, str(folder))
+    found = json.loads(results.read_text())
+    minutes = 0.0 if there else (time.monotonic() - before) / 60
+    return {tested: values["test"]["accuracy"] for tested, values in found.items()}, minutes
+
+
+def table(found: Mapping[str, list[dict[str, float]]], minutes: float) -> str:
+    """found: attention of the training -> a row a seed -> attention of the test -> accuracy."""
+    config = imdb_minilm_smyrf.get_config()
+    seeds = len(next(iter(found.values())))
+    tested = list(config.attentions)
+    attention = config.attentions.smyrf
+    steps = _STEPS.value or config.num_steps
+    lines = [
+        "MiniLM fine-tuned to the sentiment of IMDB's reviews: accuracy in per cent on texts not trained on,",
+        f"mean and standard deviation of {seeds} seeds, and each seed. {config.data.length} tokens;",
+        f"{steps} steps of {config.batch_size} out of {config.data.train_size} texts, "
+        f"{config.data.test_size} texts to test;",
+        "split by hash of the text, without duplicates. smyrf: "
+        f"{attention.num_hashes} hashes, clusters of {attention.cluster_size}, half the pairs.",
+        f"Took {minutes:.0f} minutes of two CPU cores. `python -m benchmarks.imdb`",
+        "",
+        "| trained with | " + " | ".join(f"tested with {name}" for name in tested) + " |",
+        "|---|" + "---|" * len(tested),
+    ]
+    for trained, rows in found.items():
+        cells = []
+        for name in tested:
+            values = 100 * np.array([row[name] for row in rows])
+            spread = values.std(ddof=1) if len(values) > 1 else 0.0
+            each = ", ".join(f"{value:.1f}" for value in values)
+            cells.append(f"{values.mean():.1f} ± {spread:.1f} ({each})")
+        lines.append(f"| {trained} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}.")
+    names = list(imdb_minilm_smyrf.get_config().attentions)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    path = pathlib.Path(_OUT.value) / "imdb.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    total = 0.0
+    for seed in range(_SEEDS.value):
+        for trained in names:
+            cells, minutes = accuracies(trained, seed)
+            found[trained].append(cells)
+            total += minutes
+        path.write_text(table(found, total))
+        print(path.read_text(), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

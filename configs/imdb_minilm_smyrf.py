@@ -1,0 +1,43 @@
+"""MiniLM fine-tuned to the sentiment of IMDB's reviews, 512 tokens, SMYRF attention at half the memory.
+
+Paper: SMYRF (arXiv:2010.05315), section 4.2: BERT and RoBERTa at 512 tokens and half the memory, each tested
+with the attention it was trained with and with the other. Here it is the 6-layer MiniLM that a Python package
+carries, on a small part of the texts, so that two CPU cores train it in minutes.
+
+Command: python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py
+  RoBERTa: --config.init=/path/to/roberta-base --config.data.train_size=0 --config.num_steps=5000 (not run)
+  The four cells of the table, three seeds: python -m benchmarks.imdb
+Result: benchmarks/results/imdb.md
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "num_steps": 150,
+            "batch_size": 16,  # a replica
+            "init": "minilm",  # or a folder with config.json, model.safetensors and tokenizer.json
+            "attention": "smyrf",  # to train with: one of attentions
+            # The trained weights are tested with each.
+            "attentions": {
+                "dense": {"name": "dense"},
+                "smyrf": {"name": "smyrf", "num_hashes": 4, "cluster_size": 64},
+            },
+            "data": {
+                "source": "imdb",  # imdb, glue
+                "path": "",  # of GLUE's folder, or of another CSV file of reviews
+                "task": "",  # of GLUE
+                "length": 512,
+                "train_size": 2400,  # 0: all
+                "validation_size": 128,  # 0: none
+                "test_size": 1000,  # 0: all
+            },
+            "optimizer": {"learning_rate": 1e-4, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0},
+            "evaluate": {"every": 25, "batch_size": 16},
+            "checkpoint": {"every": 25, "max_to_keep": 2, "keep_period": 0},
+            "log_every": 10,
+        }
+    )

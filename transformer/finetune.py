@@ -1,0 +1,260 @@
+"""Fine-tunes a pretrained encoder to labelled texts, with any attention:
+
+    python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py [--workdir=runs/imdb_minilm_smyrf]
+
+The same command continues a run that was interrupted, exactly. At the end the weights are tested with every
+attention of config.attentions, whatever they were trained with; the figures are in results.json.
+--config.init takes a checkpoint's folder (BERT or RoBERTa in Hugging Face's format). Wants the extra [text].
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Key, PyTree
+
+from training import command, loop
+from training.attention import attention_from_config
+from training.curves import save_curves
+from training.parallel import AXIS, replicated_step
+from training.writers import MetricWriter
+from transformer.encoder import Classifier
+from transformer.glue import METRICS
+from transformer.pretrained import load_encoder
+from transformer.texts import Encoded, Splits, batches, encode, open_texts
+from transformer.weights import folder_of
+
+
+class FinetuneState(flax.struct.PyTreeNode):
+    """step: updates so far. params: of the Classifier."""
+
+    step: Any  # a scalar; with a leading axis while it is replicated
+    params: PyTree
+    opt_state: PyTree
+
+
+def build_optimizer(optimizer: Mapping[str, float], num_steps: int) -> optax.GradientTransformation:
+    """AdamW, with a warmup and a linear decay to zero at num_steps, and gradients clipped by norm.
+
+    optimizer: learning_rate, warmup (part of the steps), weight_decay (kernels and embeddings alone), clip.
+    """
+    warmup = round(optimizer["warmup"] * num_steps)
+    rate = optax.schedules.warmup_constant_schedule(0.0, optimizer["learning_rate"], warmup)
+    decay = optax.schedules.linear_schedule(1.0, 0.0, num_steps - warmup, warmup)
+
+    def decayed(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key in ("kernel", "embedding"), params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(optimizer["clip"]),
+        optax.adamw(
+            lambda step: rate(step) * decay(step),
+            weight_decay=optimizer["weight_decay"],
+            mask=decayed,
+        ),
+    )
+
+
+def loss_of(logits: Array, labels: Array) -> Array:
+    """Cross-entropy of classes; the squared difference where there is one logit."""
+    if logits.shape[-1] == 1:
+        return jnp.mean((logits[:, 0] - labels) ** 2)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def train_step(
+    model: Classifier,
+    optimizer: optax.GradientTransformation,
+    state: FinetuneState,
+    batch: Encoded,
+    rng: Key[Array, ""],
+) -> tuple[FinetuneState, dict[str, Array]]:
+    """An update of one replica of AXIS, with the gradients of all."""
+    rng = jax.random.fold_in(jax.random.fold_in(rng, state.step), jax.lax.axis_index(AXIS))
+    rngs = dict(zip(("dropout", "hashing"), jax.random.split(rng), strict=True))
+
+    def loss(params: PyTree) -> Array:
+        inputs = (batch.tokens, batch.kept, batch.token_types)
+        logits: Any = model.apply({"params": params}, *inputs, deterministic=False, rngs=rngs)
+        return loss_of(logits, jnp.asarray(batch.labels))
+
+    value, gradients = jax.lax.pmean(jax.value_and_grad(loss)(state.params), AXIS)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients)}
+    params = optax.apply_updates(state.params, updates)
+    return FinetuneState(state.step + 1, params, opt_state), metrics
+
+
+def evaluate(
+    model: Classifier, params: PyTree, encoded: Encoded, metrics: Sequence[str], batch_size: int
+) -> dict[str, float]:
+    """The metrics of a model on texts, without dropout. Hashing is the same every time."""
+    apply = _apply(model)
+    parts = []
+    for start in range(0, len(encoded.labels), batch_size):
+        rows = [array[start : start + batch_size] for array in encoded[:3]]
+        size = len(rows[0])
+        # The last batch is filled up: one compilation.
+        filled = [np.pad(row, ((0, batch_size - size), (0, 0)), mode="edge") for row in rows]
+        parts.append(np.asarray(apply(params, *filled))[:size])
+    logits = np.concatenate(parts)
+    predicted = logits[:, 0] if logits.shape[-1] == 1 else np.argmax(logits, axis=-1)
+    return {name: METRICS[name](predicted, encoded.labels) for name in metrics}
+
+
+@functools.lru_cache(maxsize=16)
+def _apply(model: Classifier) -> Callable[..., Array]:
+    def apply(params: PyTree, *inputs: Array) -> Any:
+        return model.apply({"params": params}, *inputs, rngs={"hashing": jax.random.key(0)})
+
+    return jax.jit(apply)
+
+
+class FinetuneTask(loop.Task):
+    """A classifier's training; at intervals it is tried on the validation texts, and tested at the end."""
+
+    unit = "texts"
+    shaping = ("init", "data.task", "data.source", "optimizer.")
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device]):
+        self._config, self._workdir, self._devices = config, workdir, devices
+        for name in ("batch_size", "num_steps"):
+            if config[name] < 1:
+                raise ValueError(f"config.{name} must be positive, got {config[name]}.")
+        options = config.data.to_dict()
+        self._length = options.pop("length")
+        self._splits: Splits = open_texts(**options)
+        self._notes = list(self._splits.notes)
+        self._pretrained = load_encoder(folder_of(config.init), max_length=self._length)
+        if self._pretrained.tokenizer is None:
+            raise FileNotFoundError(f"--config.init={config.init}: tokenizer.json is missing.")
+        encoder = self._pretrained.encoder.config
+        attentions = {
+            name: attention_from_config(**options) for name, options in config.attentions.to_dict().items()
+        }
+        if config.attention not in attentions:
+            raise ValueError(
+                f"config.attention should be one of config.attentions, {sorted(attentions)}, but is "
+                f"{config.attention!r}."
+            )
+        num_labels = self._splits.num_labels
+        self._tests = {name: Classifier(encoder, num_labels, of) for name, of in attentions.items()}
+        self._model = self._tests[config.attention]
+        self._encode = functools.partial(
+            encode,
+            self._pretrained.tokenizer,
+            length=self._length,
+            pad=encoder.pad_token_id,
+            num_types=encoder.type_vocab_size,
+        )
+        self._validation = self._encode(self._splits.validation)
+        self._optimizer = build_optimizer(config.optimizer.to_dict(), config.num_steps)
+        self.examples_per_step = config.batch_size * len(devices) * jax.process_count()
+        self.look_every = config.evaluate.every
+
+    def initial_state(self) -> FinetuneState:
+        """With random weights; `first_state` has the pretrained."""
+        streams = ("params", "hashing")
+        rngs = dict(zip(streams, jax.random.split(jax.random.key(self._config.seed)), strict=True))
+        inputs = jnp.zeros((1, 1), jnp.int32)
+        params = self._model.init(rngs, inputs)["params"]
+        return FinetuneState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
+
+    def first_state(self) -> FinetuneState:
+        state = super().first_state()
+        name = self._model.config.model_type
+        # A part that the checkpoint has not, or the classifier, keeps or loses its fresh weights.
+        known = {part: self._pretrained.params.get(part, fresh) for part, fresh in state.params[name].items()}
+        return state.replace(params=state.params | {name: jax.tree.map(np.asarray, known)})
+
+    def batches(self, start: int) -> Iterator[Encoded]:
+        num_local = len(self._devices)
+        stream = batches(
+            self._encode(self._splits.train),
+            batch_size=self._config.batch_size * num_local,
+            seed=self._config.seed,
+            start=start,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        for batch in stream:
+            yield Encoded(*(array.reshape(num_local, -1, *array.shape[1:]) for array in batch))
+
+    def step(self) -> Callable[..., Any]:
+        return replicated_step(functools.partial(train_step, self._model, self._optimizer), self._devices)
+
+    def look(self, state: FinetuneState, writer: MetricWriter, last: bool) -> None:
+        metrics, size = self._splits.metrics, self._config.evaluate.batch_size
+        if len(self._validation.labels):
+            found = evaluate(self._model, state.params, self._validation, metrics, size)
+            values = {f"validation_{name}": value for name, value in found.items()}
+            writer.write(int(state.step), values)
+            shown = " ".join(f"{name}={value:.4f}" for name, value in values.items())
+            self._notes.append(f"step {int(state.step)}: {shown}")
+        panels = {"loss": "loss", "grad_norm": "gradient norm", "validation": "validation"}
+        save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("grad_norm",))
+        if last:
+            self._test(state)
+
+    def _test(self, state: FinetuneState) -> None:
+        """Writes results.json: attention -> file -> metric."""
+        metrics, size = self._splits.metrics, self._config.evaluate.batch_size
+        results: dict[str, dict[str, dict[str, float]]] = {}
+        for attention, model in self._tests.items():
+            results[attention] = {}
+            for name, examples in self._splits.tests.items():
+                found = evaluate(model, state.params, self._encode(examples), metrics, size)
+                results[attention][name] = found
+                shown = " ".join(f"{metric}={value:.4f}" for metric, value in found.items())
+                loop.say(f"{name} ({len(examples.labels)} texts) with {attention} attention: {shown}")
+        path = self.results()["results"]
+        with open(f"{path}.part", "w") as file:
+            json.dump(results, file, indent=1)
+        os.replace(f"{path}.part", path)
+
+    def messages(self) -> list[str]:
+        notes, self._notes = self._notes, []
+        return notes
+
+    def results(self) -> dict[str, str]:
+        return {name: os.path.join(self._workdir, name + end) for name, end in _RESULTS}
+
+
+_RESULTS = (("results", ".json"), ("curves", ".png"))
+
+
+def train(
+    config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None
+) -> FinetuneState:
+    """Trains to config.num_steps, from the last checkpoint in workdir if there is one.
+
+    Args:
+        config: as in configs/imdb_minilm_smyrf.py.
+        workdir: checkpoints, metrics.jsonl, curves.png, results.json, config.json, tensorboard/.
+        devices: one replica each; None: all local devices.
+
+    Returns:
+        The last state, on the host.
+
+    Raises:
+        FileNotFoundError, ValueError: the config names what is not there or has no meaning, or the run's
+            checkpoint does not fit it.
+        FloatingPointError: the loss is not finite; names the step.
+    """
+    workdir = os.path.abspath(workdir)
+    devices = list(devices or jax.local_devices())
+    return loop.train(FinetuneTask(config, workdir, devices), config, workdir, devices)
+
+
+if __name__ == "__main__":
+    command.run(train)
