@@ -28,7 +28,7 @@ def accuracies(trained: str, seed: int) -> tuple[dict[str, float], float]:
     config = imdb_minilm_smyrf.get_config()
     config.seed = seed
     config.attention = trained
-    config.num_steps = _STEPS.value or config.num_steps
+    config.num_steps = _STEPS.value
     folder = pathlib.Path(_WORKDIR.value) / f"{trained}_seed{seed}"
     results = folder / "results.json"
     before, there = time.monotonic(), results.exists()
@@ -44,11 +44,11 @@ def table(found: Mapping[str, list[dict[str, float]]], minutes: float) -> str:
     seeds = len(next(iter(found.values())))
     tested = list(config.attentions)
     attention = config.attentions.smyrf
-    steps = _STEPS.value or config.num_steps
+    epochs = f"{_STEPS.value} steps" if _STEPS.value else f"{config.epochs:g} epoch"
     lines = [
         "MiniLM fine-tuned to the sentiment of IMDB's reviews: accuracy in per cent on texts not trained on,",
         f"mean and standard deviation of {seeds} seeds, and each seed. {config.data.length} tokens;",
-        f"{steps} steps of {config.batch_size} out of {config.data.train_size} texts, "
+        f"{epochs} of {config.data.train_size} texts in batches of {config.batch_size}, "
         f"{config.data.test_size} texts to test;",
         "split by hash of the text, without duplicates. smyrf: "
         f"{attention.num_hashes} hashes, clusters of {attention.cluster_size}, half the pairs.",

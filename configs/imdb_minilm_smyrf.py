@@ -5,7 +5,7 @@ with the attention it was trained with and with the other. Here it is the 6-laye
 carries, on a small part of the texts, so that two CPU cores train it in minutes.
 
 Command: python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py
-  RoBERTa: --config.init=/path/to/roberta-base --config.data.train_size=0 --config.num_steps=5000 (not run)
+  RoBERTa: --config.init=/path/to/roberta-base --config.data.train_size=0 --config.epochs=3 (not run)
   The four cells of the table, three seeds: python -m benchmarks.imdb
 Result: benchmarks/results/imdb.md
 """
@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "num_steps": 150,
+            "epochs": 1.0,
+            "num_steps": 0,  # 0: as many as the epochs have
             "batch_size": 16,  # a replica
             "init": "minilm",  # or a folder with config.json, model.safetensors and tokenizer.json
             "attention": "smyrf",  # to train with: one of attentions

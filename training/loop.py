@@ -138,6 +138,10 @@ def train(
                 f"The run has its {config.num_steps} steps. For more: "
                 f"--config.num_steps={2 * config.num_steps}."
             )
+            if not all(os.path.exists(path) for path in task.results().values()):
+                # It was cut after its last checkpoint.
+                with MetricWriter(workdir, first) as writer:
+                    task.look(state, writer, True)
         else:
             # The data before the compilation: a wrong path is told at once.
             data = task.batches(examples_seen)

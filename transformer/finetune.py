@@ -91,7 +91,7 @@ def train_step(
 
     value, gradients = jax.lax.pmean(jax.value_and_grad(loss)(state.params), AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients)}
+    metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients)}
     params = optax.apply_updates(state.params, updates)
     return FinetuneState(state.step + 1, params, opt_state), metrics
 
@@ -121,22 +121,28 @@ def _apply(model: Classifier) -> Callable[..., Array]:
     return jax.jit(apply)
 
 
+def texts_per_step(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> int:
+    """Texts that one training step takes, over all replicas."""
+    return config.batch_size * len(devices) * jax.process_count()
+
+
 class FinetuneTask(loop.Task):
     """A classifier's training; at intervals it is tried on the validation texts, and tested at the end."""
 
     unit = "texts"
-    shaping = ("init", "data.task", "data.source", "optimizer.")
+    shaping = ("init", "data.", "optimizer.")
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device]):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        splits: Splits,
+        workdir: str,
+        devices: Sequence[jax.Device],
+    ):
         self._config, self._workdir, self._devices = config, workdir, devices
-        for name in ("batch_size", "num_steps"):
-            if config[name] < 1:
-                raise ValueError(f"config.{name} must be positive, got {config[name]}.")
-        options = config.data.to_dict()
-        self._length = options.pop("length")
-        self._splits: Splits = open_texts(**options)
-        self._notes = list(self._splits.notes)
-        self._pretrained = load_encoder(folder_of(config.init), max_length=self._length)
+        self._splits, self._notes = splits, list(splits.notes)
+        length = config.data.length
+        self._pretrained = load_encoder(folder_of(config.init), max_length=length)
         if self._pretrained.tokenizer is None:
             raise FileNotFoundError(f"--config.init={config.init}: tokenizer.json is missing.")
         encoder = self._pretrained.encoder.config
@@ -154,13 +160,13 @@ class FinetuneTask(loop.Task):
         self._encode = functools.partial(
             encode,
             self._pretrained.tokenizer,
-            length=self._length,
+            length=length,
             pad=encoder.pad_token_id,
             num_types=encoder.type_vocab_size,
         )
         self._validation = self._encode(self._splits.validation)
         self._optimizer = build_optimizer(config.optimizer.to_dict(), config.num_steps)
-        self.examples_per_step = config.batch_size * len(devices) * jax.process_count()
+        self.examples_per_step = texts_per_step(config, devices)
         self.look_every = config.evaluate.every
 
     def initial_state(self) -> FinetuneState:
@@ -253,7 +259,19 @@ def train(
     """
     workdir = os.path.abspath(workdir)
     devices = list(devices or jax.local_devices())
-    return loop.train(FinetuneTask(config, workdir, devices), config, workdir, devices)
+    if config.batch_size < 1:
+        raise ValueError(f"config.batch_size must be positive, got {config.batch_size}.")
+    options = config.data.to_dict()
+    options.pop("length")
+    splits = open_texts(**options)
+    if not config.num_steps:
+        config = config.copy_and_resolve_references()
+        config.num_steps = round(config.epochs * len(splits.train.labels) / texts_per_step(config, devices))
+    if config.num_steps < 1:
+        raise ValueError(
+            f"config.num_steps, or the steps of config.epochs, must be positive, got {config.num_steps}."
+        )
+    return loop.train(FinetuneTask(config, splits, workdir, devices), config, workdir, devices)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,208 @@
+"""Whole fine-tuning runs: they learn, resume exactly, and are tested with every attention."""
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+import safetensors.flax
+
+from configs import glue_bert_smyrf, imdb_minilm_smyrf
+from training.checkpoint import Checkpoints
+from transformer import finetune
+from transformer.finetune import build_optimizer, train
+from transformer.pretrained import load_encoder
+from transformer.weights import read_weights
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+ONE = jax.devices()[:1]
+
+
+def write_reviews(path, number):
+    """Reviews of one good or bad word among neutral ones."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(number):
+        words = rng.choice(
+            ["film", "plot", "the", "a", "was", "is", "it", "cat", "dog", "sat"], 6 + i % 5
+        ).tolist()
+        words[rng.integers(6)] = rng.choice(("good", "fine", "great") if i % 2 else ("bad", "poor", "awful"))
+        rows.append(f"{' '.join(words)},{i % 2},imdb")
+    path.write_text("\n".join(["text,label,source", *rows]))
+
+
+@pytest.fixture
+def config(tiny_checkpoint, tmp_path):
+    config = imdb_minilm_smyrf.get_config()
+    config.init = str(tiny_checkpoint)
+    config.batch_size = 8
+    config.num_steps = 6
+    config.data.path = str(tmp_path / "reviews.csv")
+    config.data.length = 16
+    config.data.train_size, config.data.test_size, config.data.validation_size = 0, 37, 8
+    config.attentions.smyrf.update(num_hashes=2, cluster_size=4)
+    config.optimizer.learning_rate = 1e-2
+    config.evaluate.update(every=3, batch_size=16)
+    config.checkpoint.every, config.log_every = 2, 1
+    write_reviews(tmp_path / "reviews.csv", 400)
+    return config
+
+
+def params_in(workdir):
+    """The parameters in the last checkpoint, and its step."""
+    checkpoints = Checkpoints(str(workdir / "checkpoints"))
+    step = checkpoints.latest_step()
+    state = checkpoints._manager.restore(step)["state"]
+    checkpoints.close()
+    return state["params"], step
+
+
+def test_it_learns_and_tells(config, tmp_path, capsys):
+    config.num_steps = 60
+    train(config, str(tmp_path / "run"), ONE)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert set(results) == {"dense", "smyrf"}
+    assert all(found["test"]["accuracy"] > 0.9 for found in results.values())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 60
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert [row["step"] for row in rows if "validation_accuracy" in row] == list(range(3, 61, 3))
+    output = capsys.readouterr().out
+    assert "test (37 texts) with dense attention: accuracy=" in output
+    for name in ("results: ", "curves: ", "checkpoint: "):
+        path = next(line for line in output.splitlines() if line.startswith(name))
+        assert os.path.exists(path.removeprefix(name))
+
+
+def test_a_run_that_was_cut_ends_as_the_whole(config, tmp_path, monkeypatch):
+    train(config, str(tmp_path / "whole"), ONE)
+    real = finetune.evaluate
+    # At the look of step 3; and, on the way from step 2, at the first of the tests when all steps are saved.
+    for call, saved in ((1, 2), (3, 6)):
+        calls = itertools.count(1)
+
+        def evaluate(*arguments, call=call, calls=calls):
+            if next(calls) == call:
+                raise RuntimeError("cut")
+            return real(*arguments)
+
+        monkeypatch.setattr(finetune, "evaluate", evaluate)
+        with pytest.raises(RuntimeError, match="cut"):
+            train(config, str(tmp_path / "cut"), ONE)
+        assert params_in(tmp_path / "cut")[1] == saved
+        assert not (tmp_path / "cut" / "results.json").exists()
+    monkeypatch.setattr(finetune, "evaluate", real)
+    train(config, str(tmp_path / "cut"), ONE)
+    chex.assert_trees_all_equal(params_in(tmp_path / "cut"), params_in(tmp_path / "whole"))
+    results = [(tmp_path / name / "results.json").read_text() for name in ("cut", "whole")]
+    assert results[0] == results[1]
+
+
+def test_two_replicas_are_one_of_twice_the_batch(config, tmp_path, tiny_checkpoint):
+    """Without dropout and hashing, whose randomness is each replica's own."""
+    folder = tmp_path / "still"
+    folder.mkdir()
+    fields = json.loads((tiny_checkpoint / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"hidden_dropout_prob": 0.0}))
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    config.init, config.attention, config.num_steps = str(folder), "dense", 3
+    two = train(config, str(tmp_path / "two"), jax.devices()[:2])
+    config.batch_size = 16
+    one = train(config, str(tmp_path / "one"), ONE)
+    chex.assert_trees_all_close(two.params, one.params, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["STS-B", "MNLI"])
+def test_glue_runs(task, config, tiny_checkpoint, tmp_path):
+    folder = tmp_path / "glue" / task
+    folder.mkdir(parents=True)
+    label, values = {
+        "STS-B": ("score", ("0.5", "3.0", "4.5")),
+        "MNLI": ("gold_label", ("neutral", "entailment", "contradiction")),
+    }[task]
+    lines = "".join(6 * f"good film\tthe cat {word}\t{value}\n" for word, value in enumerate(values))
+    files = ("dev",) if task == "STS-B" else ("dev_matched", "dev_mismatched")
+    for name in ("train", *files):
+        (folder / f"{name}.tsv").write_text(f"sentence1\tsentence2\t{label}\n{lines}")
+    glue = glue_bert_smyrf.get_config("2x16")
+    glue.init, glue.data.path, glue.data.task = str(tiny_checkpoint), str(tmp_path / "glue"), task
+    glue.data.length, glue.batch_size, glue.epochs = 32, 6, 1.0
+    glue.evaluate.batch_size = 6
+    assert int(train(glue, str(tmp_path / "run"), ONE).step) == 3
+    (found,) = json.loads((tmp_path / "run" / "results.json").read_text()).values()
+    expected = {"pearson", "spearman"} if task == "STS-B" else {"accuracy"}
+    assert {name: set(metrics) for name, metrics in found.items()} == {name: expected for name in files}
+
+
+def test_what_has_no_meaning_is_refused(config, tmp_path):
+    config.attention = "sparse"
+    with pytest.raises(ValueError, match=r"one of config.attentions, \['dense', 'smyrf'\], but is 'sparse'"):
+        train(config, str(tmp_path / "run"), ONE)
+    config.attention, config.batch_size = "dense", 0
+    with pytest.raises(ValueError, match="config.batch_size must be positive, got 0"):
+        train(config, str(tmp_path / "run"), ONE)
+    config.batch_size, config.num_steps, config.epochs = 8, 0, 0.0
+    with pytest.raises(ValueError, match="steps of config.epochs, must be positive, got 0"):
+        train(config, str(tmp_path / "run"), ONE)
+    config.num_steps, config.init = 1, str(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        train(config, str(tmp_path / "run"), ONE)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_classifier_begins_with_the_pretrained_weights(config, tmp_path, tiny_checkpoint):
+    config.num_steps, config.optimizer.learning_rate = 1, 0.0
+    state = train(config, str(tmp_path / "run"), ONE)
+    chex.assert_trees_all_equal(state.params["bert"], load_encoder(tiny_checkpoint).params)
+    # Without a pooler in the checkpoint, that part alone is fresh.
+    folder = tmp_path / "unpooled"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    weights = {name: tensor for name, tensor in read_weights(tiny_checkpoint).items() if "pooler" not in name}
+    safetensors.flax.save_file(weights, folder / "model.safetensors")
+    config.init = str(folder)
+    fresh = train(config, str(tmp_path / "fresh"), ONE).params["bert"]
+    assert np.any(fresh["pooler"]["dense"]["kernel"] != state.params["bert"]["pooler"]["dense"]["kernel"])
+    chex.assert_trees_all_equal(fresh["encoder"], state.params["bert"]["encoder"])
+
+
+def test_the_schedule_and_what_decays():
+    settings = {"learning_rate": 0.1, "warmup": 0.25, "weight_decay": 0.5, "clip": 1.0}
+    optimizer = build_optimizer(settings, 8)
+    params = {"kernel": np.ones(1, np.float32), "bias": np.ones(1, np.float32)}
+    state, zeros = optimizer.init(params), jax.tree.map(np.zeros_like, params)
+    rates = []
+    for _ in range(9):
+        updates, state = optimizer.update(zeros, state, params)
+        assert float(updates["bias"][0]) == 0
+        rates.append(float(-updates["kernel"][0]) / 0.5)
+    np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], atol=1e-7)
+    np.testing.assert_allclose(rates[3:], 0.1 * np.array([5, 4, 3, 2, 1, 0]) / 6, atol=1e-7)
+
+
+def test_the_command(config, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "transformer.finetune",
+        "--config=configs/glue_bert_smyrf.py:32",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.init={config.init}",
+        f"--config.data.path={config.data.path}",
+        "--config.data.source=imdb",
+        "--config.num_steps=2",
+        "--config.data.test_size=4",
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "test (4 texts) with 32 attention: accuracy=" in done.stdout
