@@ -8,11 +8,10 @@ four cells of SMYRF's table (arXiv:2010.05315, section 4.2) to imdb.md. Called a
 
 import json
 import pathlib
-import time
 from collections.abc import Mapping
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from configs import imdb_minilm_smyrf
 from transformer.finetune import train
@@ -23,22 +22,19 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each attention.")
 _STEPS = flags.DEFINE_integer("num_steps", 0, "steps of a run, for a try; 0: the config's.")
 
 
-def accuracies(trained: str, seed: int) -> tuple[dict[str, float], float]:
-    """Accuracy by the attention of the test, of one run; and the minutes it took (0 if it was there)."""
+def accuracies(trained: str, seed: int) -> dict[str, float]:
+    """Accuracy by the attention of the test, of one run."""
     config = imdb_minilm_smyrf.get_config()
     config.seed = seed
     config.attention = trained
     config.num_steps = _STEPS.value
     folder = pathlib.Path(_WORKDIR.value) / f"{trained}_seed{seed}"
-    results = folder / "results.json"
-    before, there = time.monotonic(), results.exists()
     train(config, str(folder))
-    found = json.loads(results.read_text())
-    minutes = 0.0 if there else (time.monotonic() - before) / 60
-    return {tested: values["test"]["accuracy"] for tested, values in found.items()}, minutes
+    found = json.loads((folder / "results.json").read_text())
+    return {tested: values["test"]["accuracy"] for tested, values in found.items()}
 
 
-def table(found: Mapping[str, list[dict[str, float]]], minutes: float) -> str:
+def table(found: Mapping[str, list[dict[str, float]]]) -> str:
     """found: attention of the training -> a row a seed -> attention of the test -> accuracy."""
     config = imdb_minilm_smyrf.get_config()
     seeds = len(next(iter(found.values())))
@@ -52,7 +48,7 @@ def table(found: Mapping[str, list[dict[str, float]]], minutes: float) -> str:
         f"{config.data.test_size} texts to test;",
         "split by hash of the text, without duplicates. smyrf: "
         f"{attention.num_hashes} hashes, clusters of {attention.cluster_size}, half the pairs.",
-        f"Took {minutes:.0f} minutes of two CPU cores. `python -m benchmarks.imdb`",
+        "`python -m benchmarks.imdb`",
         "",
         "| trained with | " + " | ".join(f"tested with {name}" for name in tested) + " |",
         "|---|" + "---|" * len(tested),
@@ -71,17 +67,15 @@ def table(found: Mapping[str, list[dict[str, float]]], minutes: float) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
+    logging.set_verbosity(logging.WARNING)
     names = list(imdb_minilm_smyrf.get_config().attentions)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     path = pathlib.Path(_OUT.value) / "imdb.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    total = 0.0
     for seed in range(_SEEDS.value):
         for trained in names:
-            cells, minutes = accuracies(trained, seed)
-            found[trained].append(cells)
-            total += minutes
-        path.write_text(table(found, total))
+            found[trained].append(accuracies(trained, seed))
+        path.write_text(table(found))
         print(path.read_text(), flush=True)
 
 

@@ -54,6 +54,11 @@ def normalised(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     return (images - mean) / deviation
 
 
+def pixels(images: Float[Array, "B H W 3"]) -> Float[np.ndarray, "B H W 3"]:
+    """The inverse of `normalised`, in 0 .. 1."""
+    return np.clip(np.asarray(images) * np.array(_DEVIATION) + np.array(_MEAN), 0, 1)
+
+
 def cubic_weights(size: int, new_size: int) -> np.ndarray:
     """[new_size, size], interpolation by cubic convolution with a = -0.75 and repeated borders.
 
