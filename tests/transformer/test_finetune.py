@@ -175,6 +175,15 @@ def test_the_classifier_begins_with_the_pretrained_weights(config, tmp_path, tin
     chex.assert_trees_all_equal(fresh["encoder"], state.params["bert"]["encoder"])
 
 
+def test_roberta_is_fine_tuned_too(config, tmp_path, tiny_roberta):
+    config.init, config.num_steps, config.optimizer.learning_rate = str(tiny_roberta), 1, 0.0
+    params = train(config, str(tmp_path / "run"), ONE).params
+    assert set(params) == {"roberta", "classifier"}
+    pretrained = load_encoder(tiny_roberta).params
+    pretrained.pop("pooler")  # the head reads the first token
+    chex.assert_trees_all_equal(params["roberta"], pretrained)
+
+
 def test_the_schedule_and_what_decays():
     settings = {"learning_rate": 0.1, "warmup": 0.25, "weight_decay": 0.5, "clip": 1.0}
     optimizer = build_optimizer(settings, 8)
