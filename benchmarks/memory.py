@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from smyrf_jax import blockwise, dense_attention, smyrf_attention
+from smyrf_jax import Clustering, dense_attention, smyrf_attention
 from smyrf_jax.budget import cost
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -101,9 +101,7 @@ def estimated_seconds(case: Case, device: Any) -> dict[str, float]:
         for size in (case.cluster_size, case.cluster_size // 4)
     ]
     steps = jax.eval_shape(
-        lambda *orders: blockwise._steps(
-            blockwise.Clustering(*orders), case.queries, case.queries // 4, 1, case.batch
-        ),
+        lambda *orders: steps.steps_of(Clustering(*orders), case.queries, case.queries // 4, 1, case.batch),
         *orders,
     ).queries.shape[0]
     return {"dense": seconds("dense", 1), "clustered": once + (steps - 1) * (twice - once)}

@@ -10,11 +10,12 @@ from jax import Array
 from jaxtyping import Bool, Float, Key
 
 from smyrf_jax.arguments import check_arguments, check_settings
-from smyrf_jax.blockwise import Rules, blockwise_attention, inner_products, take_rows
+from smyrf_jax.blockwise import blockwise_attention
 from smyrf_jax.budget import dense_is_faster
 from smyrf_jax.clustering import Clustering, cluster_of_tokens, smyrf_clustering
 from smyrf_jax.dense import dense_attention
 from smyrf_jax.merging import finite_min, merge_attention
+from smyrf_jax.steps import FarField, Rules, inner_products, take_rows
 
 
 def clustered_attention(
@@ -27,6 +28,8 @@ def clustered_attention(
     scale: float | None = None,
     is_causal: bool = False,
     deduplicate: bool = False,
+    window: int | None = None,
+    far_field: FarField | None = None,
     return_residual: bool = False,
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
     """Attention of each query to the keys of its clusters, merged over the hash rounds.
@@ -48,8 +51,12 @@ def clustered_attention(
         mask: [*B, 1|N, 1, S], True keeps a key. A query without keys gives zeros.
         scale: of the logits; None means 1 / sqrt(D).
         is_causal: query i sees key j <= i + S - T only. The key at its own position, i + S - T, it
-            sees in any case, also when they share no cluster, so that no row is left without a key.
+            sees in any case, also when they share no cluster, so that no row is left without a key (with
+            a far field it counts by its estimate then).
         deduplicate: each key counts once, in however many rounds it is met.
+        window: query i sees key j only where -(window // 2) <= j - i < (window + 1) // 2, as well.
+        far_field: estimates (`smyrf_jax.far_field`) by which the keys count that a query shares no cluster
+            with. With it, each key counts once.
         return_residual: return the logsumexp as well, with which partial attentions can be merged
             (`merge_attention`).
 
@@ -58,7 +65,7 @@ def clustered_attention(
         [*B, T, N], -inf in rows without keys. Logits and logsumexps are float32 at least.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or the far field is causal and this is not, or the other way round.
 
     Source: SMYRF (arXiv:2010.05315), section 3; recomputed logits: FlashAttention (arXiv:2205.14135).
     """
@@ -67,15 +74,18 @@ def clustered_attention(
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     if mask is not None:
         clustering = _leave_out(clustering, mask, key.shape[-3])
+    if far_field is not None and far_field.is_causal != is_causal:
+        raise ValueError(f"the far field has {far_field.is_causal=}, but here {is_causal=}.")
     batch = query.shape[:-3]
+    deduplicate = clustering.query_order.shape[-3] > 1 and (deduplicate or far_field is not None)
     attend = functools.partial(
-        blockwise_attention, Rules(scale, is_causal, deduplicate, samples=math.prod(batch))
+        blockwise_attention, Rules(scale, is_causal, deduplicate, math.prod(batch), window)
     )
     for _ in batch:
         attend = jax.vmap(attend)
-    output, logsumexp = attend(query, key, value, clustering)
+    output, logsumexp = attend(query, key, value, clustering, far_field)
     logsumexp = jnp.where(logsumexp > finite_min(logsumexp.dtype), logsumexp, -jnp.inf)
-    if is_causal:
+    if is_causal and far_field is None:
         own = _own_position(query, key, value, clustering, mask, scale)
         output, logsumexp = merge_attention((output, own[0]), (logsumexp, own[1]))
     return (output, logsumexp) if return_residual else output

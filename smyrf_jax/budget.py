@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from smyrf_jax.blockwise import LOGITS_A_STEP, QUERIES_A_STEP
+from smyrf_jax.steps import LOGITS_A_STEP, QUERIES_A_STEP
 
 # Time of clustered attention on CPUs, forward and backward, in units of a query-key pair of dense attention:
 # of a pair in a cluster, and of hashing, sorting, gathering and merging a query or key in a round.

@@ -100,12 +100,38 @@ def sort_clustering(
     else:
         num_kept = None
     return Clustering(
-        _equal_runs(_argsort(query_hash), num_clusters, min(cluster_size, num_queries)),
-        _equal_runs(_argsort(key_hash), num_clusters, -(-num_keys // num_clusters), num_kept),
+        _equal_runs(ascending(query_hash), num_clusters, min(cluster_size, num_queries)),
+        _equal_runs(ascending(key_hash), num_clusters, -(-num_keys // num_clusters), num_kept),
     )
 
 
-def _argsort(values: Float[Array, "*A T"]) -> Int[Array, "*A T"]:
+def local_clustering(shape: tuple[int, ...], num_queries: int, num_keys: int, *, window: int) -> Clustering:
+    """One round in which each query meets the keys of its window, for clustered_attention(window=window).
+
+    Runs of queries share the keys of all their windows, so that a key is in several clusters.
+
+    Args:
+        shape: *B and N.
+        num_queries: T.
+        num_keys: S.
+        window: keys that a query sees, in the middle of which is its own place.
+
+    Raises:
+        ValueError: window is not positive.
+    """
+    if window < 1:
+        raise ValueError(f"window must be positive, got window={window}.")
+    size = min(max(window, 64), max(1, num_queries))
+    num_clusters = max(1, -(-num_queries // size))
+    first = jnp.arange(num_clusters, dtype=jnp.int32)[:, None] * size
+    queries = first + jnp.arange(size, dtype=jnp.int32)[None]
+    keys = first - window // 2 + jnp.arange(size + window - 1, dtype=jnp.int32)[None]
+    queries = jnp.where(queries < num_queries, queries, num_queries)
+    keys = jnp.where((keys >= 0) & (keys < num_keys), keys, num_keys)
+    return Clustering(*(jnp.broadcast_to(order, (*shape, 1, *order.shape)) for order in (queries, keys)))
+
+
+def ascending(values: Float[Array, "*A T"]) -> Int[Array, "*A T"]:
     """jnp.argsort along the last axis.
 
     On CPUs XLA sorts one array of integers five times faster than pairs, so value and index go into

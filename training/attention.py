@@ -10,6 +10,7 @@ import smyrf_jax
 ATTENTION: dict[str, Callable[..., Any]] = {
     "dense": smyrf_jax.dense_attention,
     "smyrf": smyrf_jax.smyrf_attention,
+    "canopy": smyrf_jax.canopy_attention,
 }
 
 

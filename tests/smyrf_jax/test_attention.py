@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import smyrf_jax
-from smyrf_jax import blockwise, clustered_attention, dense_attention, smyrf_attention
+from smyrf_jax import clustered_attention, dense_attention, smyrf_attention, steps
 from tests.smyrf_jax.reference import SHAPES, arrays_of, cluster, loss_of, padding_mask, reference
 
 small = jax.jit(functools.partial(smyrf_attention, num_hashes=2, cluster_size=4))
@@ -22,7 +22,7 @@ dense = jax.jit(dense_attention)
 @pytest.mark.parametrize("deduplicate", [False, True])
 def test_values_and_gradients_equal_the_reference(shape, masked, is_causal, deduplicate, monkeypatch):
     # Clusters of 4 x 4 or fewer: 3 a step, so that steps do not divide them, and several are run.
-    monkeypatch.setattr(blockwise, "LOGITS_A_STEP", 3 * 4 * 4 * shape[0] * shape[3])
+    monkeypatch.setattr(steps, "LOGITS_A_STEP", 3 * 4 * 4 * shape[0] * shape[3])
     with jax.enable_x64(True):
         arrays = arrays_of(shape, jnp.float64)
         mask = padding_mask(shape) if masked else None

@@ -1,0 +1,255 @@
+"""What lies outside the clusters: estimates of the weights of pairs that are not attended exactly."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Key
+
+from smyrf_jax.arguments import check_arguments
+from smyrf_jax.blockwise import blockwise_attention
+from smyrf_jax.clustering import Clustering, cluster_of_tokens
+from smyrf_jax.merging import finite_min
+from smyrf_jax.steps import FarField, Rules, inner_products
+
+# Tokens a step of causal features.
+CHUNK = 128
+
+
+def orthogonal_projection(
+    rng: Key[Array, ""], num_rows: int, width: int, dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "M D"]:
+    """Gaussian rows, orthogonal within blocks of D, with the lengths that independent ones have.
+
+    Source: Performer (arXiv:2009.14794), section 2.4.
+    """
+    blocks = -(-num_rows // width)
+    directions_rng, lengths_rng = jax.random.split(rng)
+    gaussian = jax.random.normal(directions_rng, (blocks, width, width), dtype)
+    directions = jnp.linalg.qr(gaussian)[0].reshape(blocks * width, width)[:num_rows]
+    lengths = jnp.linalg.norm(jax.random.normal(lengths_rng, (num_rows, width), dtype), axis=-1)
+    return lengths[:, None] * directions
+
+
+def positive_features(
+    vectors: Float[Array, "*A D"], projection: Float[Array, "M D"]
+) -> tuple[Float[Array, "*A F"], Float[Array, "*A"]]:
+    """Features with E[features(x) . features(y)] = e^(x . y), as features * e^log_scale.
+
+    Args:
+        vectors: x, [..., D].
+        projection: [M, D], rows with standard normal entries.
+
+    Returns:
+        Features in 0 .. 1, [..., 2 M] (of each row and of its opposite, cosh, which has less variance), and
+        their log scale [...].
+
+    Source: Performer (arXiv:2009.14794), section 2.3.
+    """
+    dtype = jnp.promote_types(vectors.dtype, jnp.float32)
+    vectors = vectors.astype(dtype)
+    along = jnp.einsum("...d,md->...m", vectors, projection, preferred_element_type=dtype)
+    along = jnp.concatenate([along, -along], axis=-1)
+    top = jax.lax.stop_gradient(jnp.max(along, axis=-1))
+    scale = top - inner_products(vectors, vectors, dtype) / 2 - math.log(along.shape[-1]) / 2
+    return jnp.exp(along - top[..., None]), scale
+
+
+def performer_far_field(
+    query: Float[Array, "*B T N D"],
+    key: Float[Array, "*B S M D"],
+    value: Float[Array, "*B S M V"],
+    mask: Bool[Array, "*#B #N 1 S"] | None = None,
+    *,
+    projection: Float[Array, "P D"],
+    scale: float | None = None,
+    is_causal: bool = False,
+) -> FarField:
+    """Every pair by positive random features; in clustered_attention, that is Scatterbrain.
+
+    Its output alone is Performer's attention. Masked keys count in neither sum. Scales are carried as
+    logarithms: nothing is exponentiated before its maximum is taken off.
+
+    Args:
+        query: [*B, T, N, D].
+        key: [*B, S, M, D]; M divides N.
+        value: [*B, S, M, V].
+        mask: [*B, 1|N, 1, S], True keeps a key.
+        projection: [P, D], of `orthogonal_projection`; redraw it as often as wished. There are 2 P features.
+        scale: of the logits; None means 1 / sqrt(D).
+        is_causal: query i counts key j <= i + S - T only.
+
+    Raises:
+        ValueError: shapes do not fit.
+
+    Source: Scatterbrain (arXiv:2110.15343), section 4; Performer (arXiv:2009.14794).
+    """
+    check_arguments(query, key, value, mask)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    groups = query.shape[-2] // key.shape[-2]
+    key, value = (jnp.repeat(array, groups, axis=-2) for array in (key, value))
+    queries, offset = positive_features(math.sqrt(scale) * query, projection)
+    keys, key_scale = positive_features(math.sqrt(scale) * key, projection)
+    low = finite_min(keys.dtype)
+    if mask is not None:
+        kept = jnp.moveaxis(
+            jnp.broadcast_to(mask[..., 0, :], (*key.shape[:-3], key.shape[-2], key.shape[-3])), -1, -2
+        )
+        key_scale = jnp.where(kept, key_scale, low)
+    # One scale for all keys of a row: that of the largest.
+    top = jax.lax.stop_gradient(jnp.max(key_scale, axis=-2, keepdims=True, initial=low))
+    keys = keys * jnp.exp(jnp.where(key_scale > low, key_scale - top, low))[..., None]
+    offset = offset + jnp.where(top > low, top, 0.0)
+    ones = jnp.ones((*value.shape[:-1], 1), keys.dtype)
+    summed = _sums(queries, keys, jnp.concatenate([value.astype(keys.dtype), ones], axis=-1), is_causal)
+    total = summed[..., -1]
+    found = total > 0
+    safe = jnp.where(found, total, 1.0)
+    logsumexp = jnp.where(found, offset + jnp.log(safe), low)
+    output = jnp.where(found[..., None], summed[..., :-1] / safe[..., None], 0.0)
+    return FarField(output, logsumexp, queries, keys, offset, linear=True, is_causal=is_causal)
+
+
+def _kept(mask: Array, key: Array) -> Array:
+    """The mask as [*B, N, S]."""
+    return jnp.broadcast_to(mask[..., 0, :], (*key.shape[:-3], key.shape[-2], key.shape[-3]))
+
+
+def _sums(queries: Array, keys: Array, values: Array, is_causal: bool) -> Array:
+    """sum_j (query_i . key_j) value_j, [*B, T, N, V]; of j <= i + S - T if causal."""
+    if not is_causal:
+        return jnp.einsum("...tnf,...nfv->...tnv", queries, jnp.einsum("...snf,...snv->...nfv", keys, values))
+    num_queries, num_keys = queries.shape[-3], keys.shape[-3]
+    length = -(-max(num_queries, num_keys) // CHUNK) * CHUNK
+
+    def chunks(array: Array) -> Array:
+        """[chunks, *B, CHUNK, N, ...], aligned at the end."""
+        widths = [(0, 0)] * array.ndim
+        widths[-3] = (length - array.shape[-3], 0)
+        array = jnp.pad(array, widths)
+        array = array.reshape(*array.shape[:-3], length // CHUNK, CHUNK, *array.shape[-2:])
+        return jnp.moveaxis(array, -4, 0)
+
+    @jax.checkpoint
+    def step(before: Array, arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        query, key, value = arrays
+        inside = jnp.tril(jnp.ones((CHUNK, CHUNK), bool))[:, None, :]
+        pairs = jnp.where(
+            jnp.broadcast_to(inside, (*query.shape[:-2], query.shape[-2], CHUNK)),
+            jnp.einsum("...tnf,...snf->...tns", query, key),
+            0.0,
+        )
+        output = jnp.einsum("...tns,...snv->...tnv", pairs, value)
+        output += jnp.einsum("...tnf,...nfv->...tnv", query, before)
+        return before + jnp.einsum("...snf,...snv->...nfv", key, value), output
+
+    shape = (*keys.shape[:-3], *keys.shape[-2:], values.shape[-1])
+    _, outputs = jax.lax.scan(step, jnp.zeros(shape, keys.dtype), tuple(map(chunks, (queries, keys, values))))
+    outputs = jnp.moveaxis(outputs, 0, -4)
+    outputs = outputs.reshape(*outputs.shape[:-4], length, *outputs.shape[-2:])
+    return outputs[..., length - num_queries :, :, :]
+
+
+def centroid_far_field(
+    query: Float[Array, "*B T N D"],
+    key: Float[Array, "*B S M D"],
+    value: Float[Array, "*B S M V"],
+    clustering: Clustering,
+    mask: Bool[Array, "*#B #N 1 S"] | None = None,
+    *,
+    scale: float | None = None,
+    spread: bool = False,
+) -> FarField:
+    """Every key by the mean of its cluster in the first round, with its own value.
+
+    Each query attends the means of L clusters, weighted by their sizes: L / S of the pairs. Where keys of a
+    cluster coincide, that is exact; by Jensen's inequality it never counts a cluster for too much.
+
+    Args:
+        query: [*B, T, N, D].
+        key: [*B, S, M, D]; M divides N.
+        value: [*B, S, M, V].
+        clustering: of the queries and keys; each key is in one cluster of a round at most.
+        mask: [*B, 1|N, 1, S], True keeps a key.
+        scale: of the logits; None means 1 / sqrt(D).
+        spread: adds half the variance of the logits within each cluster, coordinate by coordinate, as the
+            logarithm of a Gaussian's mean has it.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    check_arguments(query, key, value, mask)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    groups = query.shape[-2] // key.shape[-2]
+    key, value = (jnp.repeat(array, groups, axis=-2) for array in (key, value))
+    kept = None if mask is None else _kept(mask, key)
+    order = clustering.key_order[..., 0, :, :]  # [*B, N, L, K]
+    one = functools.partial(_centroid_far_field, scale, spread, math.prod(query.shape[:-3]))
+    for _ in query.shape[:-3]:
+        one = jax.vmap(one)
+    return one(query, key, value, order, kept)
+
+
+def _centroid_far_field(
+    scale: float,
+    spread: bool,
+    samples: int,
+    query: Array,
+    key: Array,
+    value: Array,
+    order: Array,
+    kept: Array | None,
+) -> FarField:
+    """Of one sample: [T, N, D], [S, N, D], [S, N, V], [N, L, K], [N, S]."""
+    num_keys, heads, _ = key.shape
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    if kept is not None:
+        order = jnp.where(
+            jnp.take_along_axis(kept, jnp.minimum(order, num_keys - 1).reshape(heads, -1), axis=1).reshape(
+                order.shape
+            ),
+            order,
+            num_keys,
+        )
+    head = jnp.arange(heads)[:, None, None]
+    filled = order < num_keys
+    count = jnp.sum(filled, axis=-1)[..., None].astype(dtype)  # [N, L, 1]
+
+    def mean(vectors: Array) -> Array:
+        """[N, L, D]"""
+        rows = vectors.at[order, head].get(mode="fill", fill_value=0).astype(dtype)
+        return jnp.sum(rows, axis=-2) / jnp.maximum(count, 1)
+
+    centroids, values = mean(key), mean(value)
+    own = scale * query.astype(dtype)
+    if spread:
+        # About some one point of the row, lest large keys cancel.
+        middle = jax.lax.stop_gradient(jnp.mean(centroids, axis=1))
+        second = mean((key.astype(dtype) - middle[None]) ** 2)
+        variance = jnp.maximum(second - (centroids - middle[:, None]) ** 2, 0.0)
+        centroids = jnp.concatenate([centroids, variance], axis=-1)
+        own = jnp.concatenate([own, own**2 / 2], axis=-1)
+    # The size of a cluster as one more coordinate of its centroid; empty ones count for nothing.
+    sizes = jnp.where(count > 0, jnp.log(jnp.maximum(count, 1)), finite_min(dtype) / 4)
+    with_sizes = jnp.concatenate([centroids, sizes], axis=-1)
+    queries = jnp.concatenate([own, jnp.ones((*own.shape[:-1], 1), dtype)], axis=-1)
+    all_of = (jnp.arange(length, dtype=jnp.int32) for length in (len(query), centroids.shape[1]))
+    orders = (jnp.broadcast_to(every, (heads, 1, 1, len(every))) for every in all_of)
+    output, logsumexp = blockwise_attention(
+        Rules(1.0, False, False, samples),
+        queries,
+        jnp.swapaxes(with_sizes, 0, 1),
+        jnp.swapaxes(values, 0, 1),
+        Clustering(*orders),
+    )
+    found = logsumexp > finite_min(dtype) / 8
+    output, logsumexp = (
+        jnp.where(found[..., None], output, 0.0),
+        jnp.where(found, logsumexp, finite_min(dtype)),
+    )
+    of_key = cluster_of_tokens(order, num_keys)  # [N, S]
+    its_centroid = jnp.take_along_axis(centroids, jnp.maximum(of_key, 0)[..., None], axis=1)
+    offset = jnp.zeros(own.shape[:-1], dtype)
+    return FarField(output, logsumexp, own, jnp.swapaxes(its_centroid, 0, 1), offset)
