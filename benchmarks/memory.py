@@ -141,7 +141,7 @@ def rows_of(chips: list[str], only: str) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def settings(case: Case) -> dict[str, int]:
+def settings(case: Case) -> dict[str, Any]:
     names = ("batch", "num_hashes", "cluster_size", "width", "value_width")
     return {name: getattr(case, name) for name in names}
 

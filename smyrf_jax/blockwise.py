@@ -142,7 +142,7 @@ def _gradients(
             of_far = -estimates * of_weights
             to_offset = jnp.sum(of_far, axis=-1, keepdims=True)
             if far.linear:
-                factor = jnp.exp(take_rows(far_rows.offset, step.queries) - its_logsumexp)
+                factor = sample.factor(step, far_rows, its_logsumexp)
                 of_far = jnp.where(keep, -factor * of_weights, 0.0)
             of_far = of_far.astype(far_key.dtype)
             to_far_key = sample.product("lck,lcf->lfk", of_far, far_query)
@@ -173,7 +173,8 @@ def _gradients(
     to_query, to_key, to_value = (to.reshape(array.shape) for to, array in zip(summed, arrays, strict=True))
     of_far = None
     if far is not None:
-        part = jnp.exp(jnp.where(far.logsumexp > low, far.logsumexp - found, low)).astype(dtype)
+        part = jnp.exp(jnp.minimum(jnp.where(far.logsumexp > low, far.logsumexp - found, low), sample.high))
+        part = part.astype(dtype)
         to_output = part[..., None] * of_results[0]
         to_logsumexp = part * (inner_products(of_results[0], far.output, dtype) - shift)
         all_to = dataclasses.replace(far, output=to_output, logsumexp=to_logsumexp, **to_far._asdict())

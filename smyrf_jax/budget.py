@@ -49,8 +49,9 @@ def cost(
     batch: int = 1,
     dtype: Any = np.float32,
     lanes: int = 1,
+    centroids: bool = False,
 ) -> Cost:
-    """What smyrf_attention costs with given settings.
+    """What smyrf_attention costs with given settings, or canopy_attention (centroids=True).
 
     Memory is counted, not measured: the rows of each token that the backward pass reads and adds up, in
     float32, and two arrays of the logits of a step; of dense attention, two arrays of T x S logits.
@@ -67,6 +68,8 @@ def cost(
         batch: of one device.
         dtype: of query, key and value.
         lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
+        centroids: keys outside the clusters count by means: one more pair a cluster for each query, and
+            rows of their own.
 
     Returns:
         The cost.
@@ -96,7 +99,12 @@ def cost(
         return sum(-(-width // lanes) * lanes * itemsize for width in widths)
 
     of_query = row(value_width + 1, value_width + 2, width)
+    if centroids:
+        pairs += num_queries * num_clusters
+        of_query += row(value_width + 1, value_width + 1, width, width)
     of_key = row(width + value_width) + row(width + value_width, itemsize=np.dtype(dtype).itemsize)
+    if centroids:
+        of_key += row(width, width)
     piece = batch * min(cluster_size, QUERIES_A_STEP) * keys_a_cluster
     step = min(max(LOGITS_A_STEP, piece), batch * heads * num_clusters * cluster_size * keys_a_cluster)
     memory = batch * heads * (num_queries * of_query + num_keys * of_key) + 2 * 4 * step
@@ -127,7 +135,7 @@ def budget(
         pairs: of T * S, 0 to 1.
         memory: of dense attention's, above 0.
         num_hashes: R.
-        **others: value_width, heads, batch, dtype and lanes, as in `cost`.
+        **others: value_width, heads, batch, dtype, lanes and centroids, as in `cost`.
 
     Returns:
         The settings, `num_hashes` and `cluster_size`, with what they cost.
@@ -147,8 +155,10 @@ def budget(
         raise ValueError(f"num_hashes must be positive, got num_hashes={num_hashes}.")
     smallest = None
     for num_clusters in range(1, num_queries + 1):
-        settings = {"num_hashes": num_hashes, "cluster_size": -(-num_queries // num_clusters)}
-        smallest = cost(num_queries, num_keys, width=width, **settings, **others)
+        size = -(-num_queries // num_clusters)
+        smallest = cost(
+            num_queries, num_keys, width=width, num_hashes=num_hashes, cluster_size=size, **others
+        )
         if smallest.pairs <= pairs_allowed and smallest.memory_of_dense <= memory_allowed:
             return smallest
     raise ValueError(

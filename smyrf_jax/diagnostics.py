@@ -141,7 +141,10 @@ def error_by_pairs(
         num_clusters = max(1, round(num_hashes / part))
         if num_clusters > num_queries:
             continue
-        settings = {"num_hashes": num_hashes, "cluster_size": -(-num_queries // num_clusters)}
+        settings: dict[str, Any] = {
+            "num_hashes": num_hashes,
+            "cluster_size": -(-num_queries // num_clusters),
+        }
         output = attention(query, key, value, mask, rng=rng_part, scale=scale, **settings)
         pairs = cost(num_queries, num_keys, width=query.shape[-1], **settings).pairs
         points.append((pairs, float(jnp.mean(attention_error(output, exact)))))

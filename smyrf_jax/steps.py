@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -123,6 +124,8 @@ class Sample:
         self.num_keys, self.key_heads = key.shape[:2]
         self.dtype = jnp.promote_types(query.dtype, jnp.float32)
         self.low = finite_min(self.dtype)
+        # An estimate that is e^44 times (float32) what a row has in all is noise; its square stays finite.
+        self.high = math.log(float(jnp.finfo(self.dtype).max)) / 2
         self.product = functools.partial(jnp.einsum, preferred_element_type=self.dtype)
         self.steps = steps_of(clustering, self.num_queries, self.num_keys, self.key_heads, rules.samples)
         self.clusters = None
@@ -160,10 +163,13 @@ class Sample:
         """Estimates of gathered pairs over e^top, [clusters, C, K], and the features they are made of."""
         query, key = take_rows(far.query, step.queries), take_rows(far.key, self.far_keys(step))
         found = self.product("lcf,lkf->lck", query, key)
-        offset = take_rows(far.offset, step.queries) - top
         if linear:
-            return jnp.exp(offset) * found, query, key
-        return jnp.exp(jnp.minimum(found + offset, 0.0)), query, key
+            return self.factor(step, far, top) * found, query, key
+        return jnp.exp(jnp.minimum(found + take_rows(far.offset, step.queries) - top, self.high)), query, key
+
+    def factor(self, step: Step, far: "FarRows", top: Array) -> Array:
+        """e^(offset - top) of gathered queries, [clusters, C, 1]."""
+        return jnp.exp(jnp.minimum(take_rows(far.offset, step.queries) - top, self.high))
 
 
 class FarRows(NamedTuple):

@@ -1,5 +1,6 @@
 """Balanced clusters by repeated halving along directions that fit queries and keys."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -52,8 +53,22 @@ def tree_clustering(
     if mask is not None:
         shape = (*batch, heads, mask.shape[-1])
         kept = jnp.broadcast_to(mask[..., 0, :], shape).reshape(rows, mask.shape[-1])
-    length = queries.shape[1]
-    num_clusters = max(1, -(-length // cluster_size))
+    num_clusters = max(1, -(-queries.shape[1] // cluster_size))
+    orders = _orders(queries, keys, kept, rng, num_hashes, num_clusters)
+    return Clustering(*(order.reshape(*batch, heads, *order.shape[1:]) for order in orders))
+
+
+# Compiled as one, also where nobody else does: it is many small steps.
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _orders(
+    queries: Float[Array, "A T D"],
+    keys: Float[Array, "A S D"],
+    kept: Bool[Array, "A S"] | None,
+    rng: Key[Array, ""],
+    num_hashes: int,
+    num_clusters: int,
+) -> list[Array]:
+    """The orders [A, R, L, C] of queries and of keys."""
     depth = (num_clusters - 1).bit_length()
     basis_rng, node_rng = jax.random.split(rng)
     queries, keys = _in_coordinates(queries, keys, kept, basis_rng, num_hashes)
@@ -61,10 +76,8 @@ def tree_clustering(
     for level in range(depth):
         sides = _split(sides, jax.random.fold_in(node_rng, level), level, num_clusters)
     # Nodes of the last level have one cluster or none.
-    bounds = _bounds(depth, num_clusters)
-    orders = [side.tokens[:, :, np.flatnonzero(np.diff(bounds)), :] for side in sides]
-    shape = (*batch, heads, num_hashes, num_clusters)
-    return Clustering(*(order.reshape(*shape, order.shape[-1]) for order in orders))
+    filled = np.flatnonzero(np.diff(_bounds(depth, num_clusters)))
+    return [side.tokens[:, :, filled, :] for side in sides]
 
 
 class _Side(NamedTuple):

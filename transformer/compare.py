@@ -7,8 +7,8 @@ Nothing is trained: the weights are those of the dense model. Of each layer, on 
 that the dense model has there: the relative error of the attention's output, captured mass and entropy.
 Of the whole model with every layer swapped: the cosine of its embedding (the mean of a text's tokens, or an
 image's class token) with the dense model's, and seconds an input. --swaps: the same cosine when one layer, or
-one head, is swapped alone. Writes compare_<model>.md and pictures into --out. Wants the extra [text] or
-[vision].
+one head, is swapped alone. Writes compare_<model>_<attention>.md and pictures into --out. Wants the extra
+[text] or [vision].
 """
 
 import functools
@@ -16,7 +16,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import numpy as np
 from absl import app, flags
 from jax import Array
 
-from smyrf_jax import Clustering, dense_attention, smyrf_clustering
+from smyrf_jax import Clustering, dense_attention, smyrf_clustering, tree_clustering
 from smyrf_jax.budget import Cost, budget, cost
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
 from training.attention import ATTENTION
@@ -34,7 +34,7 @@ from transformer.subjects import Subject, heads_of, mixed, open_subject
 
 _MODEL = flags.DEFINE_string("model", "minilm", "minilm, focus, a checkpoint's folder or an ONNX file.")
 _ATTENTION = flags.DEFINE_enum(
-    "attention", "smyrf", sorted(ATTENTION.keys() - {"dense"}), "what takes the place of dense attention."
+    "attention", "smyrf", ["smyrf", "canopy"], "what takes the place of dense attention."
 )
 _LENGTHS = flags.DEFINE_list(
     "lengths", ["512", "2048"], "tokens; positions are interpolated past the trained length."
@@ -48,10 +48,28 @@ _SWAPS = flags.DEFINE_string(
 _OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table and the pictures.")
 
 
-def settings_for(subject: Subject, pairs: float, num_hashes: int) -> Cost:
+class Swap(NamedTuple):
+    """What takes the place of dense attention.
+
+    clusters: of its kind, for captured mass. centroids: whether they are a part of its cost.
+    """
+
+    attention: AttentionFn
+    clusters: Callable[..., Clustering]
+    centroids: bool
+
+
+SWAPS = {
+    "smyrf": Swap(ATTENTION["smyrf"], smyrf_clustering, False),
+    "canopy": Swap(ATTENTION["canopy"], tree_clustering, True),
+}
+
+
+def settings_for(subject: Subject, swap: Swap, pairs: float, num_hashes: int) -> Cost:
     """The cluster size for a part of the pairs; all of them are one cluster, which is dense attention."""
     heads, length = subject.num_heads, subject.length
-    sizes: dict[str, int] = {"width": subject.encoder.config.hidden_size // heads, "heads": heads}
+    sizes: dict[str, Any] = {"width": subject.encoder.config.hidden_size // heads, "heads": heads}
+    sizes["centroids"] = swap.centroids and pairs < 1
     if pairs >= 1:
         return cost(length, length, num_hashes=1, cluster_size=length, **sizes)
     return budget(length, length, pairs=pairs, num_hashes=num_hashes, **sizes)
@@ -61,11 +79,11 @@ def swapped(attention: AttentionFn, setting: Cost) -> AttentionFn:
     return functools.partial(attention, num_hashes=setting.num_hashes, cluster_size=setting.cluster_size)
 
 
-@functools.partial(jax.jit, static_argnames=("attention", "num_hashes", "cluster_size"))
+@functools.partial(jax.jit, static_argnames=("swap", "num_hashes", "cluster_size"))
 def layer_figures(
     arrays: tuple[Array, Array, Array],
     *,
-    attention: AttentionFn,
+    swap: Swap,
     num_hashes: int,
     cluster_size: int,
 ) -> tuple[Array, Array]:
@@ -74,10 +92,10 @@ def layer_figures(
 
     def of_input(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         query, key, value = arrays  # [T, N, D]
-        # One key for both: the same clusters.
-        clustering = smyrf_clustering(query, key, rng=jax.random.key(0), **settings)
+        clustering = swap.clusters(query, key, rng=jax.random.key(0), **settings)
         exact: Any = dense_attention(query, key, value)
-        error = attention_error(attention(query, key, value, rng=jax.random.key(0), **settings), exact)
+        output = swap.attention(query, key, value, rng=jax.random.key(0), **settings)
+        error = attention_error(output, exact)
 
         def of_head(arrays: tuple[Array, Array, Clustering]) -> Array:
             query, key, clustering = arrays
@@ -103,20 +121,18 @@ def median_seconds(run: Callable[..., Any], *arguments: Any) -> float:
     return statistics.median(times)
 
 
-def rows_of(
-    subject: Subject, attention: AttentionFn, parts: Sequence[float], num_hashes: int
-) -> Iterator[report.Row]:
+def rows_of(subject: Subject, swap: Swap, parts: Sequence[float], num_hashes: int) -> Iterator[report.Row]:
     """Measures each part of the pairs."""
     layers, arguments = heads_of(subject), (subject.params, subject.inputs)
     dense = jax.jit(functools.partial(subject.embedding, dense_attention))
     expected = dense(*arguments)
     dense_seconds = median_seconds(dense, *arguments) / len(subject.inputs)
     for part in parts:
-        setting = settings_for(subject, part, num_hashes)
+        setting = settings_for(subject, swap, part, num_hashes)
         sizes = {"num_hashes": setting.num_hashes, "cluster_size": setting.cluster_size}
-        figures = [layer_figures(arrays, attention=attention, **sizes) for arrays in layers]
+        figures = [layer_figures(arrays, swap=swap, **sizes) for arrays in layers]
         error, mass = (np.array(column) for column in zip(*figures, strict=True))
-        run = jax.jit(functools.partial(subject.embedding, swapped(attention, setting)))
+        run = jax.jit(functools.partial(subject.embedding, swapped(swap.attention, setting)))
         cosine = jnp.mean(jnp.sum(run(*arguments) * expected, axis=-1))
         seconds = median_seconds(run, *arguments) / len(subject.inputs)
         yield report.Row(subject.length, setting, error, mass, float(cosine), seconds, dense_seconds)
@@ -163,16 +179,16 @@ def swaps_of(subject: Subject, attention: AttentionFn) -> tuple[np.ndarray, np.n
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    attention = ATTENTION[_ATTENTION.value]
+    swap = SWAPS[_ATTENTION.value]
     parts, hashes = [float(part) for part in _PAIRS.value], _HASHES.value
     subjects = [open_subject(_MODEL.value, int(length), _INPUTS.value) for length in _LENGTHS.value]
-    path = pathlib.Path(_OUT.value) / f"compare_{pathlib.Path(_MODEL.value).stem}"
+    path = pathlib.Path(_OUT.value) / f"compare_{pathlib.Path(_MODEL.value).stem}_{_ATTENTION.value}"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[report.Row] = []
     entropies: dict[int, np.ndarray] = {}
     for subject in subjects:
         entropies[subject.length] = entropies_of(subject)
-        for row in rows_of(subject, attention, parts, hashes):
+        for row in rows_of(subject, swap, parts, hashes):
             rows.append(row)
             print(report.line(row), flush=True)
     command = (
@@ -182,13 +198,13 @@ def main(argv: list[str]) -> None:
     path.with_suffix(".md").write_text(report.table(rows, entropies, subjects[0].unit, command))
     report.plot_errors(rows, path.with_suffix(".png"))
     if _SWAPS.value:
-        setting = settings_for(subjects[0], float(_SWAPS.value), hashes)
-        of_layers, of_heads = swaps_of(subjects[0], swapped(attention, setting))
+        setting = settings_for(subjects[0], swap, float(_SWAPS.value), hashes)
+        of_layers, of_heads = swaps_of(subjects[0], swapped(swap.attention, setting))
         report.plot_swaps(of_layers, of_heads, setting, f"{path}_swaps.png")
     if subjects[0].unit == "image" and subjects[0].encoder.has_head:
-        settings = [settings_for(subjects[0], part, hashes) for part in sorted(parts, reverse=True)]
+        settings = [settings_for(subjects[0], swap, part, hashes) for part in sorted(parts, reverse=True)]
         columns = {"dense": dense_attention} | {
-            f"{setting.pairs:.2%} of the pairs": swapped(attention, setting)
+            f"{setting.pairs:.2%} of the pairs": swapped(swap.attention, setting)
             for setting in settings
             if setting.pairs < 1
         }

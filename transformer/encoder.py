@@ -70,6 +70,22 @@ class EncoderOutput:
     pooled: Any
 
 
+def attention_by_layer(
+    attention: AttentionFn | Sequence[AttentionFn], num_layers: int
+) -> tuple[AttentionFn, ...]:
+    """One attention for all layers, or one a layer, as one a layer.
+
+    Raises:
+        ValueError: there are not as many as layers.
+    """
+    layers = (attention,) * num_layers if callable(attention) else tuple(attention)
+    if len(layers) != num_layers:
+        raise ValueError(
+            f"attention should be one, or one of each of {num_layers} layers, but got {len(layers)}."
+        )
+    return layers
+
+
 class Residual(nn.Module):
     """LayerNorm(residual + dropout(dense(hidden)))."""
 
@@ -218,13 +234,7 @@ class Encoder(nn.Module):
                 f"the checkpoint has positions for {config.longest} tokens, but got {tokens.shape[-1]}; load "
                 f"it with max_length={tokens.shape[-1]} to interpolate them."
             )
-        attention = self.attention
-        layers = (attention,) * config.num_hidden_layers if callable(attention) else tuple(attention)
-        if len(layers) != config.num_hidden_layers:
-            raise ValueError(
-                f"attention should be one, or one of each of {config.num_hidden_layers} layers, but got "
-                f"{len(layers)}."
-            )
+        layers = attention_by_layer(self.attention, config.num_hidden_layers)
         hidden = Embeddings(config, name="embeddings")(tokens, padding, types, deterministic)
         mask = None if padding is None else padding[:, None, None, :]
         hidden = Layers(config, layers, name="encoder")(hidden, mask, deterministic)

@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Float
 
 from smyrf_jax import dense_attention
-from transformer.encoder import AttentionFn, SelfAttention
+from transformer.encoder import AttentionFn, SelfAttention, attention_by_layer
 
 # Mean and deviation of ImageNet's pixels, by which photographs are normalised.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -167,13 +167,8 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        config, attention = self.config, self.attention
-        layers = (attention,) * config.num_hidden_layers if callable(attention) else tuple(attention)
-        if len(layers) != config.num_hidden_layers:
-            raise ValueError(
-                f"attention should be one, or one of each of {config.num_hidden_layers} layers, but got "
-                f"{len(layers)}."
-            )
+        config = self.config
+        layers = attention_by_layer(self.attention, config.num_hidden_layers)
         hidden = Embeddings(config, name="embeddings")(images)
         hidden = Layers(config, layers, name="encoder")(hidden)
         return nn.LayerNorm(config.layer_norm_eps, name="layernorm")(hidden)

@@ -69,3 +69,14 @@ def test_dense_is_faster_for_short_sequences_and_many_pairs():
     assert dense_is_faster(128, 128, num_hashes=4, cluster_size=64)
     assert not dense_is_faster(4096, 4096, num_hashes=4, cluster_size=128)
     assert dense_is_faster(1024, 1024, num_hashes=8, cluster_size=1024)
+
+
+def test_centroids_are_counted():
+    settings: dict = {"num_hashes": 2, "cluster_size": 32, "width": 32}
+    plain, canopy = (cost(512, 512, centroids=centroids, **settings) for centroids in (False, True))
+    assert plain.pairs == 2 * 32 / 512
+    assert canopy.pairs == 2 * 32 / 512 + 16 / 512
+    # Output, logsumexp and query with their gradients; the centroid of each key with its gradient.
+    assert canopy.memory - plain.memory == 4 * 512 * (2 * (32 + 1) + 2 * 32 + 2 * 32)
+    found = budget(512, 512, width=32, pairs=0.16, num_hashes=2, centroids=True)
+    assert (found.cluster_size, found.pairs <= 0.16) == (32, True)

@@ -15,7 +15,7 @@ from PIL import Image
 from smyrf_jax import dense_attention, smyrf_attention, smyrf_clustering
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
 from transformer import report
-from transformer.compare import entropies_of, layer_figures, rows_of, settings_for, swaps_of
+from transformer.compare import SWAPS, entropies_of, layer_figures, rows_of, settings_for, swaps_of
 from transformer.subjects import Subject, heads_of, mixed, open_subject, photographs
 from transformer.vision import VisionConfig, VisionTransformer, normalised, pixels
 
@@ -61,7 +61,7 @@ def test_heads_are_those_of_the_model(kind, request):
 
 def test_figures_are_those_of_the_diagnostics(texts):
     arrays, sizes = heads_of(texts)[1], {"num_hashes": 2, "cluster_size": 4}
-    error, mass = layer_figures(arrays, attention=smyrf_attention, **sizes)
+    error, mass = layer_figures(arrays, swap=SWAPS["smyrf"], **sizes)
     query, key, value = arrays
     output = smyrf_attention(query, key, value, rng=jax.random.key(0), **sizes)
     expected = jnp.mean(attention_error(output, dense_attention(query, key, value)), axis=0)
@@ -75,7 +75,7 @@ def test_figures_are_those_of_the_diagnostics(texts):
 
 
 def test_all_pairs_are_dense_attention(texts):
-    half, whole = rows_of(texts, smyrf_attention, (0.5, 1.0), 2)
+    half, whole = rows_of(texts, SWAPS["smyrf"], (0.5, 1.0), 2)
     assert half.cost.pairs <= 0.5
     assert half.error.shape == half.mass.shape == (2, 2)
     assert half.cosine < 1 - 1e-6
@@ -109,7 +109,7 @@ def test_mixed_attention_is_by_head():
 
 
 def test_pictures_of_what_changes(images, tmp_path):
-    setting = settings_for(images, 0.5, 2)
+    setting = settings_for(images, SWAPS["smyrf"], 0.5, 2)
     smyrf = functools.partial(smyrf_attention, num_hashes=2, cluster_size=setting.cluster_size)
     report.draw_changes(images, {"dense": dense_attention, "smyrf": smyrf}, tmp_path / "changes.png")
     with Image.open(tmp_path / "changes.png") as picture:
@@ -130,11 +130,18 @@ def test_inputs_that_cannot_be_are_refused(tiny_checkpoint, tmp_path):
 
 def test_the_command(tiny_checkpoint, tmp_path):
     command = [sys.executable, "-m", "transformer.compare", f"--model={tiny_checkpoint}", "--inputs=2"]
-    flags = ["--lengths=16,40", "--pairs=0.5,1", f"--out={tmp_path}", "--swaps=0.5"]
+    flags = [
+        "--lengths=16,40",
+        "--pairs=0.5,1",
+        f"--out={tmp_path}",
+        "--swaps=0.5",
+        "--attention=canopy",
+        "--num_hashes=2",
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    name = f"compare_{tiny_checkpoint.stem}"
+    name = f"compare_{tiny_checkpoint.stem}_canopy"
     text = (tmp_path / f"{name}.md").read_text()
     assert "| 16 | 100.00% | 1 x 16 | 0.000 | 1.000 | 1.0000 |" in text
     assert "| 40 | 100.00% | 1 x 40 | 0.000 | 1.000 | 1.0000 |" in text
