@@ -153,14 +153,15 @@ def budget(
     memory_allowed = math.inf if memory is None else memory
     if num_hashes < 1:
         raise ValueError(f"num_hashes must be positive, got num_hashes={num_hashes}.")
-    smallest = None
+    tried = []
     for num_clusters in range(1, num_queries + 1):
         size = -(-num_queries // num_clusters)
-        smallest = cost(
-            num_queries, num_keys, width=width, num_hashes=num_hashes, cluster_size=size, **others
+        tried.append(
+            cost(num_queries, num_keys, width=width, num_hashes=num_hashes, cluster_size=size, **others)
         )
-        if smallest.pairs <= pairs_allowed and smallest.memory_of_dense <= memory_allowed:
-            return smallest
+        if tried[-1].pairs <= pairs_allowed and tried[-1].memory_of_dense <= memory_allowed:
+            return tried[-1]
+    smallest = min(tried, key=lambda found: found.pairs)
     raise ValueError(
         f"No cluster_size is within pairs={pairs_allowed:.2%} and memory={memory_allowed:.2%} of dense "
         f"attention's with num_hashes={num_hashes}; the least is {smallest}. For sequences this short, "

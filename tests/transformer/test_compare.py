@@ -132,9 +132,9 @@ def test_the_command(tiny_checkpoint, tmp_path):
     command = [sys.executable, "-m", "transformer.compare", f"--model={tiny_checkpoint}", "--inputs=2"]
     flags = [
         "--lengths=16,40",
-        "--pairs=0.5,1",
+        "--pairs=0.8,1",
         f"--out={tmp_path}",
-        "--swaps=0.5",
+        "--swaps=0.8",
         "--attention=canopy",
         "--num_hashes=2",
     ]
