@@ -85,7 +85,7 @@ def peers(length: int, size: int) -> list[Peer]:
     found = []
     clusters = length / size
     bits = max(1, round(np.log2(clusters)) + 1)
-    for rounds in (1, 2, 4, 8):
+    for rounds in (2, 4, 8):
         settings: dict[str, Any] = {"num_hashes": rounds, "cluster_size": size}
         name, cost = f"{rounds} x {size}", rounds * size / length
         if cost > 0.5:

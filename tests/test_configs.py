@@ -35,7 +35,8 @@ def test_a_config_builds(name):
 
 
 def test_the_paper():
-    assert {"celeba128_smyrf", "celeba128_dense64", "celeba256_smyrf", "quickstart"} == GANS
+    ours = {"celeba128_ours", "celeba256_ours"}
+    assert {"celeba128_smyrf", "celeba128_dense64", "celeba256_smyrf", "quickstart"} | ours == GANS
     config = config_of("celeba128_smyrf")
     assert config.generator.attention.to_dict() == {
         "128": {"name": "smyrf", "num_hashes": 4, "cluster_size": 2048}

@@ -126,6 +126,13 @@ def texts_per_step(config: ml_collections.ConfigDict, devices: Sequence[jax.Devi
     return config.batch_size * len(devices) * jax.process_count()
 
 
+def splits_of(config: ml_collections.ConfigDict) -> Splits:
+    """The texts that a config names."""
+    options = config.data.to_dict()
+    options.pop("length")
+    return open_texts(**options)
+
+
 class FinetuneTask(loop.Task):
     """A classifier's training; at intervals it is tried on the validation texts, and tested at the end."""
 
@@ -210,23 +217,23 @@ class FinetuneTask(loop.Task):
         panels = {"loss": "loss", "grad_norm": "gradient norm", "validation": "validation"}
         save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("grad_norm",))
         if last:
-            self._test(state)
+            path = self.results()["results"]
+            with open(f"{path}.part", "w") as file:
+                json.dump(self.test(state.params), file, indent=1)
+            os.replace(f"{path}.part", path)
 
-    def _test(self, state: FinetuneState) -> None:
-        """Writes results.json: attention -> file -> metric."""
+    def test(self, params: PyTree) -> dict[str, dict[str, dict[str, float]]]:
+        """Tests parameters with every attention, and tells: attention -> file -> metric."""
         metrics, size = self._splits.metrics, self._config.evaluate.batch_size
         results: dict[str, dict[str, dict[str, float]]] = {}
         for attention, model in self._tests.items():
             results[attention] = {}
             for name, examples in self._splits.tests.items():
-                found = evaluate(model, state.params, self._encode(examples), metrics, size)
+                found = evaluate(model, params, self._encode(examples), metrics, size)
                 results[attention][name] = found
                 shown = " ".join(f"{metric}={value:.4f}" for metric, value in found.items())
                 loop.say(f"{name} ({len(examples.labels)} texts) with {attention} attention: {shown}")
-        path = self.results()["results"]
-        with open(f"{path}.part", "w") as file:
-            json.dump(results, file, indent=1)
-        os.replace(f"{path}.part", path)
+        return results
 
     def messages(self) -> list[str]:
         notes, self._notes = self._notes, []
@@ -261,9 +268,7 @@ def train(
     devices = list(devices or jax.local_devices())
     if config.batch_size < 1:
         raise ValueError(f"config.batch_size must be positive, got {config.batch_size}.")
-    options = config.data.to_dict()
-    options.pop("length")
-    splits = open_texts(**options)
+    splits = splits_of(config)
     if not config.num_steps:
         config = config.copy_and_resolve_references()
         config.num_steps = round(config.epochs * len(splits.train.labels) / texts_per_step(config, devices))
