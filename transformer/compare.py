@@ -193,7 +193,8 @@ def main(argv: list[str]) -> None:
             print(report.line(row), flush=True)
     command = (
         f"python -m transformer.compare --model={_MODEL.value} --attention={_ATTENTION.value} "
-        f"--lengths={','.join(_LENGTHS.value)}"
+        f"--lengths={','.join(_LENGTHS.value)} --pairs={','.join(_PAIRS.value)} --num_hashes={hashes} "
+        f"--inputs={_INPUTS.value}"
     )
     path.with_suffix(".md").write_text(report.table(rows, entropies, subjects[0].unit, command))
     report.plot_errors(rows, path.with_suffix(".png"))
