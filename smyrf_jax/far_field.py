@@ -95,10 +95,7 @@ def performer_far_field(
     keys, key_scale = positive_features(math.sqrt(scale) * key, projection)
     low = finite_min(keys.dtype)
     if mask is not None:
-        kept = jnp.moveaxis(
-            jnp.broadcast_to(mask[..., 0, :], (*key.shape[:-3], key.shape[-2], key.shape[-3])), -1, -2
-        )
-        key_scale = jnp.where(kept, key_scale, low)
+        key_scale = jnp.where(jnp.moveaxis(_kept(mask, key), -1, -2), key_scale, low)
     # One scale for all keys of a row: that of the largest.
     top = jax.lax.stop_gradient(jnp.max(key_scale, axis=-2, keepdims=True, initial=low))
     keys = keys * jnp.exp(jnp.where(key_scale > low, key_scale - top, low))[..., None]
