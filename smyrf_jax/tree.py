@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from smyrf_jax.arguments import check_arguments, check_settings
-from smyrf_jax.clustering import Clustering, ascending
+from smyrf_jax.clustering import Clustering
+from smyrf_jax.halving import halves
+from smyrf_jax.steps import take_rows
 
 # Coordinates in which the tree is built, of each round: with 12, as much attention is captured on
 # pretrained attention as with all of them.
@@ -65,27 +67,32 @@ def _orders(
     keys: Float[Array, "A S D"],
     kept: Bool[Array, "A S"] | None,
     rng: Key[Array, ""],
-    num_hashes: int,
+    rounds: int,
     num_clusters: int,
-) -> list[Array]:
-    """The orders [A, R, L, C] of queries and of keys."""
+) -> list[Int[Array, "A R L C"]]:
+    """The orders of queries and of keys."""
     depth = (num_clusters - 1).bit_length()
     basis_rng, node_rng = jax.random.split(rng)
-    queries, keys = _in_coordinates(queries, keys, kept, basis_rng, num_hashes)
-    sides = [_root(queries, None), _root(keys, kept)]
+    coordinates = _in_coordinates(queries, keys, kept, basis_rng, rounds)
+    sides = [_root(coordinates[0], None), _root(coordinates[1], kept)]
     for level in range(depth):
-        sides = _split(sides, jax.random.fold_in(node_rng, level), level, num_clusters)
+        directions = _directions(sides, jax.random.fold_in(node_rng, level), rounds)
+        bounds = _bounds(level + 1, num_clusters)
+        sides = [
+            _split(side, along, bounds, num_clusters) for side, along in zip(sides, directions, strict=True)
+        ]
     # Nodes of the last level have one cluster or none.
     filled = np.flatnonzero(np.diff(_bounds(depth, num_clusters)))
-    return [side.tokens[:, :, filled, :] for side in sides]
+    orders = [side.tokens[:, filled, :] for side in sides]
+    return [order.reshape(len(queries), rounds, *order.shape[1:]) for order in orders]
 
 
 class _Side(NamedTuple):
-    """The queries, or the keys, of a level's nodes.
+    """The queries, or the keys, of a level's nodes. A tree is a row and a round, with the rounds inside.
 
-    coordinates: [A, R, T, P], of all tokens.
-    tokens: [A, R, nodes, m] int32; T marks an empty slot, after all others.
-    kept: [A, R], how many tokens there are in all.
+    coordinates: [trees, T, P], of all tokens.
+    tokens: [trees, nodes, m] int32; T marks an empty slot, after all others.
+    kept: [trees], how many tokens there are in all.
     """
 
     coordinates: Array
@@ -95,8 +102,8 @@ class _Side(NamedTuple):
 
 def _in_coordinates(
     queries: Array, keys: Array, kept: Array | None, rng: Key[Array, ""], rounds: int
-) -> tuple[Array, Array]:
-    """Centred queries and keys [A, T, D] in R sets of coordinates [A, R, T, P]."""
+) -> list[Float[Array, "trees T P"]]:
+    """Centred queries and keys [A, T, D] in R sets of coordinates."""
     queries, keys = _centred(queries, None), _centred(keys, kept)
     width = queries.shape[-1]
     start = jax.random.normal(rng, (rounds, width, min(COORDINATES, width)), queries.dtype)
@@ -105,7 +112,8 @@ def _in_coordinates(
     moments = [moment / jnp.maximum(_trace(moment), 1e-30) for moment in moments]
     found = jnp.einsum("ade,aef,rfp->ardp", *moments, start)
     basis = jnp.linalg.qr(found)[0]
-    return jnp.einsum("atd,ardp->artp", queries, basis), jnp.einsum("atd,ardp->artp", keys, basis)
+    coordinates = [jnp.einsum("atd,ardp->artp", side, basis) for side in (queries, keys)]
+    return [side.reshape(-1, *side.shape[2:]) for side in coordinates]
 
 
 def _trace(moment: Array) -> Array:
@@ -120,16 +128,16 @@ def _centred(vectors: Array, kept: Array | None) -> Array:
     return weight * (vectors - jnp.sum(weight * vectors, axis=1, keepdims=True) / count)
 
 
-def _root(coordinates: Array, kept: Array | None) -> _Side:
-    rows, rounds, length, _ = coordinates.shape
+def _root(coordinates: Float[Array, "trees T P"], kept: Bool[Array, "A T"] | None) -> _Side:
+    trees, length, _ = coordinates.shape
     if kept is None:
-        tokens = jnp.arange(length, dtype=jnp.int32)
-        count = jnp.full((rows, rounds), length, jnp.int32)
+        tokens = jnp.arange(length, dtype=jnp.int32)[None]
+        count = jnp.full(trees, length, jnp.int32)
     else:
-        tokens = jnp.where(kept, jnp.arange(length, dtype=jnp.int32)[None], length)
-        tokens = jnp.sort(tokens, axis=-1)[:, None, None, :]
-        count = jnp.sum(kept, axis=-1, dtype=jnp.int32)[:, None] * jnp.ones((1, rounds), jnp.int32)
-    return _Side(coordinates, jnp.broadcast_to(tokens, (rows, rounds, 1, length)), count)
+        kept = jnp.repeat(kept, trees // len(kept), axis=0)
+        tokens = jnp.sort(jnp.where(kept, jnp.arange(length, dtype=jnp.int32)[None], length), axis=-1)
+        count = jnp.sum(kept, axis=-1, dtype=jnp.int32)
+    return _Side(coordinates, jnp.broadcast_to(tokens, (trees, length))[:, None], count)
 
 
 def _bounds(level: int, num_clusters: int) -> np.ndarray:
@@ -137,48 +145,32 @@ def _bounds(level: int, num_clusters: int) -> np.ndarray:
     return np.arange(2**level + 1) * num_clusters // 2**level
 
 
-def _split(sides: list[_Side], rng: Key[Array, ""], level: int, num_clusters: int) -> list[_Side]:
-    """The nodes of the next level."""
-    rows, rounds, nodes, _ = sides[0].tokens.shape
-    vectors = []
-    for side in sides:
-        own = jax.vmap(jax.vmap(lambda rows, order: rows.at[order].get(mode="fill", fill_value=0)))(
-            side.coordinates, side.tokens
-        )
-        filled = side.tokens < side.coordinates.shape[2]
-        count = jnp.maximum(jnp.sum(filled, axis=-1), 1)[..., None, None].astype(own.dtype)
-        mean = jnp.sum(own, axis=-2, keepdims=True) / count
-        vectors.append(jnp.where(filled[..., None], own - mean, 0.0))
-    direction = jax.random.normal(rng, (rounds, nodes, vectors[0].shape[-1]), vectors[0].dtype)
-    direction = jnp.broadcast_to(direction[None], (rows, *direction.shape))
-    for own in reversed(vectors):
-        along = jnp.einsum("arnmp,arnp->arnm", own, direction)
-        direction = jnp.einsum("arnmp,arnm->arnp", own, along)
+def _directions(sides: list[_Side], rng: Key[Array, ""], rounds: int) -> list[Float[Array, "trees n m"]]:
+    """Where the queries and the keys lie along their nodes' directions."""
+    trees, nodes, _ = sides[0].tokens.shape
+    width, dtype = sides[0].coordinates.shape[-1], sides[0].coordinates.dtype
+    direction = jax.random.normal(rng, (rounds, nodes, width), dtype)
+    direction = jnp.tile(direction, (trees // rounds, 1, 1))
+    rows = [jax.vmap(take_rows)(side.coordinates, side.tokens) for side in sides]
+    for own, side in zip(reversed(rows), reversed(sides), strict=True):
+        # (rows - mean)^T (rows - mean) direction, with one product of the rows as they are.
+        along = jnp.einsum("anmp,anp->anm", own, direction)
+        sums = jnp.einsum("ankm,anmp->ankp", jnp.stack([along, jnp.ones_like(along)], axis=-2), own)
+        count = jnp.maximum(jnp.sum(side.tokens < side.coordinates.shape[1], axis=-1, keepdims=True), 1)
+        total = jnp.sum(sums[..., 1, :] * direction, axis=-1, keepdims=True)
+        direction = sums[..., 0, :] - sums[..., 1, :] * (total / count)
         largest = jnp.max(jnp.abs(direction), axis=-1, keepdims=True)
         direction = direction / jnp.where(largest > 0, largest, 1.0)
-    bounds = _bounds(level + 1, num_clusters)
-    return [
-        _halves(side, jnp.einsum("arnmp,arnp->arnm", own, direction), bounds, num_clusters)
-        for side, own in zip(sides, vectors, strict=True)
-    ]
+    return [jnp.einsum("anmp,anp->anm", own, direction) for own in rows]
 
 
-def _halves(side: _Side, along: Float[Array, "A R n m"], bounds: np.ndarray, num_clusters: int) -> _Side:
-    """Tokens of each node, sorted by where they are along its direction, cut at the children's bounds."""
-    length, nodes = side.coordinates.shape[2], along.shape[2]
-    along = jnp.where(side.tokens < length, along, jnp.inf)
-    tokens = jnp.take_along_axis(side.tokens, ascending(along), axis=-1)
+def _split(side: _Side, along: Float[Array, "trees n m"], bounds: np.ndarray, num_clusters: int) -> _Side:
+    """The nodes of the next level, which begin with the clusters `bounds`."""
+    length = side.coordinates.shape[1]
     # The clusters before each bound have these tokens: clusters differ by one token at most.
-    share, extra = jnp.divmod(side.kept[..., None], num_clusters)
-    firsts = jnp.asarray(bounds, jnp.int32)[None, None]
-    places = firsts * share + jnp.minimum(firsts, extra)
-    starts = places[..., :-1].reshape(*side.kept.shape, nodes, 2)
-    starts = starts - starts[..., :1]
-    count = jnp.diff(places, axis=-1).reshape(*side.kept.shape, nodes, 2)
-    largest = int(np.max(np.diff(bounds))) * -(-length // num_clusters)
-    slot = jnp.arange(min(largest, along.shape[-1]), dtype=jnp.int32)[None, None, None, None]
-    found = (starts[..., None] + slot).reshape(*along.shape[:3], -1)
-    halves = jnp.take_along_axis(tokens, found, axis=-1, mode="clip")
-    halves = halves.reshape(*along.shape[:2], 2 * nodes, slot.shape[-1])
-    filled = slot[0] < count.reshape(*along.shape[:2], 2 * nodes, 1)
-    return side._replace(tokens=jnp.where(filled, halves, length))
+    share, extra = jnp.divmod(side.kept[:, None], num_clusters)
+    starts = jnp.asarray(bounds, jnp.int32)[None]
+    places = starts * share + jnp.minimum(starts, extra)
+    first = jnp.diff(places, axis=-1)[:, ::2]
+    size = min(int(np.max(np.diff(bounds))) * -(-length // num_clusters), along.shape[-1])
+    return side._replace(tokens=halves(side.tokens, along, first, size=size, length=length))

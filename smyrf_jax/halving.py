@@ -1,0 +1,96 @@
+"""Halving of many small sets at once: the step that balanced trees are made of."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from smyrf_jax.clustering import ascending
+from smyrf_jax.varying import vary_alike
+
+
+def halves(
+    tokens: Int[Array, "A n m"],
+    along: Float[Array, "A n m"],
+    first: Int[Array, "A n"],
+    *,
+    size: int,
+    length: int,
+) -> Int[Array, "A halves size"]:
+    """Cuts each node's tokens in two: those that lie first along a direction, and the others.
+
+    Of equal places the earlier slot comes first; float32 decides. On CPUs the median is found by bisection
+    of its bits, counting, which takes a third of the time of a sort.
+
+    Args:
+        tokens: of n nodes; `length` marks an empty slot, after all others.
+        along: where each token lies.
+        first: how many tokens the first half of each node gets.
+        size: slots of a half, at least as many as it gets tokens.
+        length: see tokens.
+
+    Returns:
+        The tokens of the children, two of a node side by side; in no particular order.
+    """
+    if tokens.size == 0:
+        return jnp.full((tokens.shape[0], 2 * tokens.shape[1], size), length, jnp.int32)
+    count = jnp.sum(tokens < length, axis=-1, dtype=jnp.int32)
+
+    def by_counting(tokens: Array, along: Array, first: Array, count: Array) -> Array:
+        return _by_counting(tokens, along, first, size, length)
+
+    def by_sorting(tokens: Array, along: Array, first: Array, count: Array) -> Array:
+        return _by_sorting(tokens, along, first, count, size, length)
+
+    arguments = tokens, along.astype(jnp.float32), first, count
+    return jax.lax.platform_dependent(*arguments, cpu=by_counting, default=by_sorting)
+
+
+def _by_sorting(
+    tokens: Array, along: Array, first: Array, count: Array, size: int, length: int
+) -> Int[Array, "A halves size"]:
+    along = jnp.where(tokens < length, along, jnp.inf)
+    tokens = jnp.take_along_axis(tokens, ascending(along), axis=-1)
+    counts = jnp.stack([first, count - first], axis=-1)[..., None]  # [A, n, 2, 1]
+    starts = jnp.stack([jnp.zeros_like(first), first], axis=-1)[..., None]
+    slot = jax.lax.broadcasted_iota(jnp.int32, (*starts.shape[:-1], size), 3)
+    places = (starts + slot).reshape(*first.shape, 2 * size)
+    found = jnp.take_along_axis(tokens, places, axis=-1, mode="clip").reshape(slot.shape)
+    return jnp.where(slot < counts, found, length).reshape(len(tokens), -1, size)
+
+
+def _by_counting(
+    tokens: Array, along: Array, first: Array, size: int, length: int
+) -> Int[Array, "A halves size"]:
+    filled = tokens < length
+    # Numbers are ordered as their bits are, once those of negative ones are inverted, and the sign of others.
+    bits = jax.lax.bitcast_convert_type(along + 0.0, jnp.uint32)
+    sign = jnp.uint32(2**31)
+    bits = jnp.where(bits >= sign, ~bits, bits | sign)
+    bits = jnp.where(filled, bits, jnp.uint32(2**32 - 1))
+    wanted = first[..., None]
+
+    def larger(step: Array, median: Array) -> Array:
+        """Sets a bit, from the highest on, if no more than is wanted lies below."""
+        raised = median | (sign >> step.astype(jnp.uint32))
+        below = jnp.sum(bits < raised, axis=-1, keepdims=True, dtype=jnp.int32)
+        return jnp.where(below <= wanted, raised, median)
+
+    start = vary_alike(jnp.zeros(wanted.shape, jnp.uint32), bits)
+    median = jax.lax.fori_loop(0, 32, larger, start)
+    chosen = bits < median
+    left = wanted - jnp.sum(chosen, axis=-1, keepdims=True, dtype=jnp.int32)
+    alike = bits == median
+    chosen |= alike & (jnp.cumsum(alike, axis=-1, dtype=jnp.int32) <= left)
+    before = jnp.cumsum(chosen, axis=-1, dtype=jnp.int32)
+    slot = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 2)
+    node = jax.lax.broadcasted_iota(jnp.int32, tokens.shape[:2], 1)[..., None]
+    places = 2 * size * node + jnp.where(chosen, before - 1, size + slot - before)
+    places = jnp.where(filled, places, 2 * size * tokens.shape[1]).reshape(len(tokens), -1)
+
+    def placed(places: Array, tokens: Array) -> Array:
+        empty = jnp.full(2 * size * node.shape[1], length, jnp.int32)
+        return empty.at[places].set(tokens, mode="drop", unique_indices=False)
+
+    rows = jax.vmap(placed)(places, tokens.reshape(places.shape))
+    return rows.reshape(len(tokens), -1, size)
