@@ -41,3 +41,9 @@ def check_settings(num_hashes: int, cluster_size: int) -> None:
         raise ValueError(f"num_hashes must be positive, got num_hashes={num_hashes}.")
     if cluster_size < 1:
         raise ValueError(f"cluster_size must be positive, got cluster_size={cluster_size}.")
+
+
+def check_means(means_per_cluster: int) -> None:
+    """Raises ValueError unless it is a power of two."""
+    if means_per_cluster < 1 or means_per_cluster & (means_per_cluster - 1):
+        raise ValueError(f"means_per_cluster must be a power of two, got {means_per_cluster=}.")

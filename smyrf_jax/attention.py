@@ -65,7 +65,8 @@ def clustered_attention(
         [*B, T, N], -inf in rows without keys. Logits and logsumexps are float32 at least.
 
     Raises:
-        ValueError: shapes do not fit, or the far field is causal and this is not, or the other way round.
+        ValueError: shapes do not fit, or the far field was made for another mask of causes, for other rounds
+            or for pairs that the window hides.
 
     Source: SMYRF (arXiv:2010.05315), section 3; recomputed logits: FlashAttention (arXiv:2205.14135).
     """
@@ -76,6 +77,12 @@ def clustered_attention(
         clustering = _leave_out(clustering, mask, key.shape[-3])
     if far_field is not None and far_field.is_causal != is_causal:
         raise ValueError(f"the far field has {far_field.is_causal=}, but here {is_causal=}.")
+    if far_field is not None and far_field.met and window is not None:
+        raise ValueError(
+            "the far field leaves out the pairs of the first round, which a window would not meet."
+        )
+    if far_field is not None and far_field.query is None and clustering.query_order.shape[-3] > far_field.met:
+        raise ValueError("the far field was made for a clustering of one round.")
     batch = query.shape[:-3]
     deduplicate = clustering.query_order.shape[-3] > 1 and (deduplicate or far_field is not None)
     attend = functools.partial(

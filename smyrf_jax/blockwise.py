@@ -68,9 +68,10 @@ def _attend(
     key: Array,
     value: Array,
     clustering: Clustering,
+    without: Clustering | None,
     far: FarField | None,
 ) -> tuple[Array, Array]:
-    sample = Sample(rules, query, key, clustering)
+    sample = Sample(rules, query, key, clustering, without)
     dtype, low = sample.dtype, sample.low
     queries, keys, values = (as_rows(array) for array in (query, key, value))
     far_rows = far_rows_of(far)
@@ -82,10 +83,10 @@ def _attend(
         top = jax.lax.stop_gradient(jnp.maximum(top, logsumexp))
         # exp(low) is 0, without an infinity that a second derivative would meet.
         weights = jnp.exp(jnp.where(keep, logits - top, low))
-        if (
-            far is not None and far_rows is not None
-        ):  # a pair that is met counts exactly, and no more by its estimate
-            weights -= jnp.where(keep, sample.estimates(step, far_rows, far.linear, top)[0], 0.0)
+        if far is not None and far_rows is not None:
+            # A pair that is met counts exactly, and no more by its estimate.
+            estimated = keep & (step.hash_round >= far.met)
+            weights -= jnp.where(estimated, sample.estimates(step, far_rows, far.linear, top)[0], 0.0)
         carried = jnp.exp(jnp.where(logsumexp > low, logsumexp - top, low))
         total = jnp.sum(weights, axis=-1, keepdims=True) + carried
         safe = jnp.where(total > 0, total, 1.0)
@@ -109,12 +110,13 @@ def _gradients(
     together: bool,
     arrays: tuple[Array, Array, Array],
     clustering: Clustering,
+    without: Clustering | None,
     far: FarField | None,
     results: tuple[Array, Array],
     of_results: tuple[Array, Array],
 ) -> tuple[tuple[Array, Array, Array], FarField | None]:
     """Gradients of query, key and value, and of the far field, from those of output and logsumexp."""
-    sample = Sample(rules, *arrays[:2], clustering)
+    sample = Sample(rules, *arrays[:2], clustering, without)
     dtype, low = sample.dtype, sample.low
     output, logsumexp = results
     # d logits = weights * (d output . value - shift)
@@ -137,13 +139,14 @@ def _gradients(
         to_far = state[2]
         if far is not None and far_rows is not None:
             estimates, far_query, far_key = sample.estimates(step, far_rows, far.linear, its_logsumexp)
-            estimates = jnp.where(keep, estimates, 0.0)
+            estimated = keep & (step.hash_round >= far.met)
+            estimates = jnp.where(estimated, estimates, 0.0)
             weights -= estimates
             of_far = -estimates * of_weights
             to_offset = jnp.sum(of_far, axis=-1, keepdims=True)
             if far.linear:
                 factor = sample.factor(step, far_rows, its_logsumexp)
-                of_far = jnp.where(keep, -factor * of_weights, 0.0)
+                of_far = jnp.where(estimated, -factor * of_weights, 0.0)
             of_far = of_far.astype(far_key.dtype)
             to_far_key = sample.product("lck,lcf->lfk", of_far, far_query)
             to_far = FarRows(
@@ -177,7 +180,8 @@ def _gradients(
         part = part.astype(dtype)
         to_output = part[..., None] * of_results[0]
         to_logsumexp = part * (inner_products(of_results[0], far.output, dtype) - shift)
-        all_to = dataclasses.replace(far, output=to_output, logsumexp=to_logsumexp, **to_far._asdict())
+        to_rows = {} if to_far is None else to_far._asdict()
+        all_to = dataclasses.replace(far, output=to_output, logsumexp=to_logsumexp, **to_rows)
         of_far = jax.tree.map(lambda to, array: to.reshape(array.shape).astype(array.dtype), all_to, far)
     return (to_query, to_key, to_value), of_far
 
@@ -195,14 +199,16 @@ def blockwise_attention(
     value: Array,
     clustering: Clustering,
     far: FarField | None = None,
+    without: Clustering | None = None,
 ) -> tuple[Array, Array]:
     """clustered_attention of one sample: [T, N, D], [S, M, D], [S, M, V], orders -> [T, N, V], [T, N].
 
     The logsumexp is finite_min in rows without keys. Reverse mode only: the backward pass takes the
     inputs, the output and its logsumexp, and computes the logits anew. With a far field, the pairs that
     share no cluster count by its estimates; a pair must be met once at most (deduplicate, or one round).
+    Pairs that share a cluster of `without` are left out.
     """
-    arrays = query, key, value, clustering, far
+    arrays = query, key, value, clustering, without, far
     return _blockwise_attention(rules, *vary_alike(arrays, arrays))
 
 
@@ -213,21 +219,28 @@ def _blockwise_attention(
     key: Array,
     value: Array,
     clustering: Clustering,
+    without: Clustering | None,
     far: FarField | None,
 ) -> tuple[Array, Array]:
-    return _by_platform(_attend, rules, query, key, value, clustering, far)
+    return _by_platform(_attend, rules, query, key, value, clustering, without, far)
 
 
 def _forward(
-    rules: Rules, query: Array, key: Array, value: Array, clustering: Clustering, far: FarField | None
+    rules: Rules,
+    query: Array,
+    key: Array,
+    value: Array,
+    clustering: Clustering,
+    without: Clustering | None,
+    far: FarField | None,
 ):
-    results = _blockwise_attention(rules, query, key, value, clustering, far)
-    return results, ((query, key, value), clustering, far, results)
+    results = _blockwise_attention(rules, query, key, value, clustering, without, far)
+    return results, ((query, key, value), clustering, without, far, results)
 
 
 def _backward(rules: Rules, residuals, of_results):
     of_arrays, of_far = _by_platform(_gradients, rules, *residuals, of_results)
-    return *of_arrays, None, of_far
+    return *of_arrays, None, None, of_far
 
 
 _blockwise_attention.defvjp(_forward, _backward)

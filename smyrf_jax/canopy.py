@@ -6,7 +6,7 @@ import jax
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
-from smyrf_jax.arguments import check_arguments, check_settings
+from smyrf_jax.arguments import check_arguments, check_means, check_settings
 from smyrf_jax.attention import clustered_attention
 from smyrf_jax.clustering import smyrf_clustering
 from smyrf_jax.far_field import centroid_far_field, orthogonal_projection, performer_far_field
@@ -26,6 +26,7 @@ def canopy_attention(
     cluster_size: int,
     clusters: Literal["tree", "smyrf"] = "tree",
     outside: Literal["centroids", "features", "nothing"] = "centroids",
+    means_per_cluster: int = 4,
     num_features: int = 64,
     scale: float | None = None,
     is_causal: bool = False,
@@ -34,7 +35,8 @@ def canopy_attention(
     """Approximate attention in which every key counts: exactly in shared clusters, by an estimate elsewhere.
 
     Clusters come from balanced trees that fit the data (`tree_clustering`), and a key outside counts by
-    the mean of its cluster in the first tree (`centroid_far_field`). clusters="smyrf",
+    the mean of its like in its cluster of the first tree (`centroid_far_field`). One tree of larger clusters
+    takes less time than several; num_hashes=1, cluster_size=64 is a good start. clusters="smyrf",
     outside="features" is Scatterbrain (arXiv:2110.15343); clusters="smyrf", outside="nothing" is SMYRF
     (arXiv:2010.05315) with each key counted once.
 
@@ -48,6 +50,7 @@ def canopy_attention(
         cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
         clusters: how queries and keys are clustered.
         outside: "centroids"; "features": positive random features; "nothing".
+        means_per_cluster: for "centroids": a power of two. They cost T * L * means_per_cluster pairs.
         num_features: for "features": even.
         scale: of the logits; None means 1 / sqrt(D).
         is_causal: query i sees key j <= i + S - T only. Centroids mix keys of all positions, and cannot.
@@ -62,6 +65,7 @@ def canopy_attention(
     """
     check_arguments(query, key, value, mask)
     check_settings(num_hashes, cluster_size)
+    check_means(means_per_cluster)
     for name, found, known in (
         ("clusters", clusters, tuple(CLUSTERS)),
         ("outside", outside, ("centroids", "features", "nothing")),
@@ -80,7 +84,9 @@ def canopy_attention(
     )
     far = None
     if outside == "centroids":
-        far = centroid_far_field(query, key, value, clustering, mask, scale=scale)
+        far = centroid_far_field(
+            query, key, value, clustering, mask, means_per_cluster=means_per_cluster, scale=scale
+        )
     elif outside == "features":
         projection = orthogonal_projection(feature_rng, num_features // 2, query.shape[-1])
         far = performer_far_field(

@@ -6,6 +6,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from smyrf_jax.clustering import ascending
+from smyrf_jax.steps import take_rows
 from smyrf_jax.varying import vary_alike
 
 
@@ -94,3 +95,40 @@ def _by_counting(
 
     rows = jax.vmap(placed)(places, tokens.reshape(places.shape))
     return rows.reshape(len(tokens), -1, size)
+
+
+def halve_clusters(
+    vectors: Float[Array, "A T D"], order: Int[Array, "A L C"], *, times: int
+) -> Int[Array, "A pieces size"]:
+    """Cuts each cluster into 2^times pieces of like vectors, whose sizes differ by one at most.
+
+    Each piece is halved along its own direction: what one step of power iteration makes of the difference
+    between its first vector and its mean. No gradient flows through the pieces.
+
+    Args:
+        vectors: of all tokens.
+        order: of the tokens of L clusters; T marks an empty slot, after all others.
+        times: how often.
+
+    Returns:
+        [A, L * 2^times, ceil(C / 2^times)], the pieces of a cluster side by side.
+    """
+    vectors = jax.lax.stop_gradient(vectors)
+    length = vectors.shape[1]
+    for _ in range(times):
+        rows = jax.vmap(take_rows)(vectors, order)
+        filled = order < length
+        count = jnp.sum(filled, axis=-1, dtype=jnp.int32)
+        mean = jnp.sum(rows, axis=-2) / jnp.maximum(count, 1)[..., None]
+        apart = jnp.where(filled[..., None], rows - mean[..., None, :], 0.0)
+        along = jnp.einsum("alcd,ald->alc", apart, apart[..., 0, :])
+        direction = jnp.einsum("alc,alcd->ald", along, apart)
+        size = -(-order.shape[-1] // 2)
+        order = halves(
+            order,
+            jnp.einsum("alcd,ald->alc", apart, direction),
+            -(-count // 2),
+            size=size,
+            length=length,
+        )
+    return order

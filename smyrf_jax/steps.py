@@ -43,6 +43,8 @@ class FarField:
     query: [*B, T, N, F], key: [*B, S, N, F], offset: [*B, T, N]: what the estimate of one pair is made of.
     linear: see above.
     is_causal: the estimates of keys after a query are left out.
+    met: of the attention's rounds, the first ones whose pairs output and logsumexp leave out. Where those are
+        all, query, key and offset are None.
     """
 
     output: Any
@@ -52,6 +54,7 @@ class FarField:
     offset: Any
     linear: bool = dataclasses.field(default=False, metadata={"static": True})
     is_causal: bool = dataclasses.field(default=False, metadata={"static": True})
+    met: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 class Rules(NamedTuple):
@@ -118,7 +121,9 @@ def steps_of(clustering: Clustering, num_queries: int, num_keys: int, key_heads:
 class Sample:
     """The steps of a sample, and which of their logits count."""
 
-    def __init__(self, rules: Rules, query: Array, key: Array, clustering: Clustering):
+    def __init__(
+        self, rules: Rules, query: Array, key: Array, clustering: Clustering, without: Clustering | None
+    ):
         self.rules = rules
         self.num_queries, self.heads = query.shape[:2]
         self.num_keys, self.key_heads = key.shape[:2]
@@ -128,13 +133,17 @@ class Sample:
         self.high = math.log(float(jnp.finfo(self.dtype).max)) / 2
         self.product = functools.partial(jnp.einsum, preferred_element_type=self.dtype)
         self.steps = steps_of(clustering, self.num_queries, self.num_keys, self.key_heads, rules.samples)
+        # Rounds whose pairs are left out: those of `without` in any case, others once they are over.
+        rounds = [of for of in (without, clustering if rules.deduplicate else None) if of is not None]
+        self.num_without = 0 if without is None else without.query_order.shape[1]
         self.clusters = None
-        if rules.deduplicate:
-            of_query = cluster_of_tokens(clustering.query_order, self.num_queries)  # [N, R, T]
-            of_key = cluster_of_tokens(clustering.key_order, self.num_keys)  # [N, R, S]
+        if rounds:
+            of_query = [cluster_of_tokens(of.query_order, self.num_queries) for of in rounds]  # [N, R, T]
+            of_key = [cluster_of_tokens(of.key_order, self.num_keys) for of in rounds]  # [N, R, S]
             # No cluster is not a cluster that two tokens could share: -1 of a query is -2 of a key.
-            of_key = jnp.where(of_key < 0, -2, of_key)
-            self.clusters = tuple(as_rows(jnp.moveaxis(ids, -1, 0)) for ids in (of_query, of_key))
+            of_key = [jnp.where(ids < 0, -2, ids) for ids in of_key]
+            both = (jnp.concatenate(ids, axis=1) for ids in (of_query, of_key))
+            self.clusters = tuple(as_rows(jnp.moveaxis(ids, -1, 0)) for ids in both)
 
     def logits(self, step: Step, query: Array, key: Array) -> tuple[Array, Array]:
         """Logits [clusters, C, K] of gathered queries and keys, and which of them count."""
@@ -150,9 +159,11 @@ class Sample:
         if self.clusters is not None:
             rows = step.queries, keys * self.heads + step.head
             of_query, of_key = (take_rows(*ids) for ids in zip(self.clusters, rows, strict=True))
-            for earlier in range(of_query.shape[-1] - 1):
+            for earlier in range(of_query.shape[-1] - self.rules.deduplicate):
                 met = of_query[:, :, None, earlier] == of_key[:, None, :, earlier]
-                keep &= ~(met & (earlier < step.hash_round))
+                if earlier >= self.num_without:
+                    met &= earlier - self.num_without < step.hash_round
+                keep &= ~met
         return self.rules.scale * logits, keep
 
     def far_keys(self, step: Step) -> Array:
@@ -181,7 +192,7 @@ class FarRows(NamedTuple):
 
 
 def far_rows_of(far: FarField | None) -> FarRows | None:
-    if far is None:
+    if far is None or far.query is None:
         return None
     return FarRows(as_rows(far.query), as_rows(far.key), as_rows(far.offset[..., None]))
 

@@ -82,6 +82,7 @@ def test_what_cannot_be_is_refused():
         ({"is_causal": True}, "centroids are means of keys at all positions"),
         ({"outside": "features", "num_features": 3}, "num_features should be even and positive, but got 3"),
         ({"cluster_size": 0}, "cluster_size"),
+        ({"means_per_cluster": 3}, "means_per_cluster must be a power of two, got means_per_cluster=3"),
     ):
         with pytest.raises(ValueError, match=message):
             getattr(canopy_attention, "__wrapped__", canopy_attention)(

@@ -21,6 +21,7 @@ from smyrf_jax import (
 from smyrf_jax.clustering import cluster_of_tokens
 from smyrf_jax.diagnostics import shared_cluster
 from smyrf_jax.far_field import positive_features
+from smyrf_jax.halving import halve_clusters
 
 B, T, S, N, D, V = 2, 37, 41, 4, 6, 5
 KINDS = ("features", "centroids")
@@ -50,12 +51,16 @@ def projection():
     return orthogonal_projection(jax.random.key(1), 9, D, jnp.float64)
 
 
+MEANS = 2
+
+
 def far_field(kind, query, key, value, clustering, mask=None, is_causal=False, scale=None):
     if kind == "features":
         return performer_far_field(
             query, key, value, mask, projection=projection(), is_causal=is_causal, scale=scale
         )
-    return centroid_far_field(query, key, value, clustering, mask, scale=scale)
+    options = {"means_per_cluster": MEANS, "scale": scale}
+    return centroid_far_field(query, key, value, clustering, mask, **options)
 
 
 def estimates(kind, query, key, clustering, mask, scale):
@@ -68,9 +73,16 @@ def estimates(kind, query, key, clustering, mask, scale):
             pairs.append(both * jnp.exp(-scale * jnp.sum(vectors**2, axis=-1) / 2)[..., None])
         return jnp.einsum("btnm,bsnm->bnts", *pairs)
     order, num_keys = clustering.key_order[..., 0, :, :], key.shape[1]
-    of_key = cluster_of_tokens(order, num_keys)
     if mask is not None:
-        of_key = jnp.where(mask[:, :, 0], of_key, -1)
+        kept = jnp.pad(jnp.broadcast_to(mask[:, :, 0], (B, N, num_keys)), ((0, 0), (0, 0), (0, 1)))
+        order = jnp.where(
+            jnp.take_along_axis(kept, order.reshape(B, N, -1), 2).reshape(order.shape), order, num_keys
+        )
+        order = jnp.sort(order, axis=-1)
+    by_head = jnp.moveaxis(key, 2, 1).reshape(B * N, num_keys, D)
+    order = halve_clusters(by_head, order.reshape(B * N, *order.shape[2:]), times=1)
+    order = order.reshape(B, N, *order.shape[1:])
+    of_key = cluster_of_tokens(order, num_keys)
     own = of_key[..., None] == jnp.arange(order.shape[-2])[None, None, None]
     count = jnp.maximum(jnp.sum(own, axis=2), 1)[..., None]
     mean = jnp.einsum("bnsl,bsnd->bnld", own, key) / count
@@ -128,6 +140,19 @@ def compare(kind, arguments, clustering, tolerance=1e-10, **options):
 def test_values_and_gradients_are_the_formulas(kind, masked):
     arguments, mask = arrays(), some_keys() if masked else None
     compare(kind, arguments, cluster(*arguments[:2], mask), mask=mask, scale=0.7)
+
+
+def test_one_round_wants_no_estimate_of_a_pair():
+    arguments, mask = arrays(), some_keys()
+    clustering = cluster(*arguments[:2], mask, rounds=1)
+    far = far_field("centroids", *arguments, clustering, mask)
+    assert far.query is None
+    assert far.key is None
+    compare("centroids", arguments, clustering, mask=mask)
+    with pytest.raises(ValueError, match="made for a clustering of one round"):
+        clustered_attention(*arguments, cluster(*arguments[:2], mask), mask, far_field=far)
+    with pytest.raises(ValueError, match="first round"):
+        clustered_attention(*arguments, clustering, mask, far_field=far, window=3)
 
 
 @pytest.mark.parametrize("kind", ["features", "centroids"])
@@ -195,7 +220,6 @@ def test_centroids_are_exact_when_the_keys_of_each_cluster_coincide():
     key = jnp.moveaxis(jnp.take_along_axis(points, of_key[..., None], axis=2), 1, 2)
     far = centroid_far_field(query, key, value, clustering)
     expected = dense_attention(query, key, value)
-    np.testing.assert_allclose(far.output, expected, rtol=1e-9, atol=1e-11)
     output = clustered_attention(query, key, value, clustering, far_field=far)
     np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-11)
 

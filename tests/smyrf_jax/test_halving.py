@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax.halving import _by_counting, _by_sorting
+from smyrf_jax.halving import _by_counting, _by_sorting, halve_clusters
 
 LENGTH = 100
 
@@ -65,3 +65,23 @@ def test_numbers_that_are_none_stay_in_their_own_node():
         apart = np.array([0, 1, 4, 5])
         chex.assert_trees_all_equal(clean[apart], other[apart])
         chex.assert_trees_all_equal(jnp.sort(clean.ravel()), jnp.sort(other.ravel()))
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 4])
+def test_pieces_of_clusters_are_complete_balanced_and_alike(times):
+    """Keys around four points, in clusters of 11, 8, 1 and none."""
+    points = 10 * jax.random.normal(jax.random.key(0), (4, 3))
+    vectors = points[jnp.arange(20) % 4][None] + 0.1 * jax.random.normal(jax.random.key(1), (1, 20, 3))
+    slots = jnp.arange(11)
+    order = jnp.stack(
+        [slots, jnp.where(slots < 8, slots + 11, 20), jnp.where(slots < 1, 19, 20), 0 * slots + 20]
+    )
+    pieces = np.asarray(halve_clusters(vectors, order[None], times=times))[0]
+    chex.assert_shape(pieces, (4 * 2**times, -(-11 // 2**times)))
+    for cluster, its_pieces in zip(np.asarray(order), np.split(pieces, 4), strict=True):
+        assert sorted(its_pieces[its_pieces < 20]) == sorted(cluster[cluster < 20])
+        sizes = np.sum(its_pieces < 20, axis=-1)
+        assert sizes.max() - sizes.min() <= 1
+    if times == 2:  # eight keys of one cluster, two of each point
+        for piece in pieces[4:8]:
+            assert len(set((piece[:2] % 4).tolist())) == 1
