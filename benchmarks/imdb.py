@@ -40,14 +40,22 @@ def accuracies(trained: str, seed: int) -> dict[str, float]:
 # An eighth of the pairs, for weights that were trained with dense attention.
 EIGHTH = {
     "smyrf": {"name": "smyrf", "num_hashes": 4, "cluster_size": 16},
-    "canopy": {"name": "canopy", "num_hashes": 2, "cluster_size": 16},  # and 32 means
+    "scatterbrain": {
+        "name": "canopy",
+        "clusters": "smyrf",
+        "outside": "features",
+        "num_hashes": 2,
+        "cluster_size": 16,
+        "num_features": 32,
+    },
+    "canopy": {"name": "canopy", "num_hashes": 1, "cluster_size": 32, "means_per_cluster": 2},
 }
 
 
 def swapped_accuracies(seed: int) -> dict[str, float]:
     """Accuracy of the weights trained with dense attention, by the attention of EIGHTH."""
     config = imdb_minilm_smyrf.get_config()
-    config.attention, config.num_steps = "smyrf", 1
+    config.attention, config.num_steps = "canopy", 1
     config.attentions = ml_collections.ConfigDict(EIGHTH)
     folder = pathlib.Path(_WORKDIR.value) / f"dense_seed{seed}"
     task = FinetuneTask(config, splits_of(config), str(folder), jax.local_devices()[:1])
@@ -66,14 +74,17 @@ def cell(rows: list[dict[str, float]], name: str) -> str:
     return f"{values.mean():.1f} ± {spread:.1f} ({', '.join(f'{value:.1f}' for value in values)})"
 
 
+def said(name: str, **options: Any) -> str:
+    return f"{name} " + " ".join(f"{option}={value}" for option, value in options.items())
+
+
 def swapped_table(rows: list[dict[str, float]]) -> str:
     lines = [
         "Weights trained with dense attention, tested without more training at an eighth of the pairs:",
-        f"smyrf {EIGHTH['smyrf']['num_hashes']} x {EIGHTH['smyrf']['cluster_size']}, "
-        f"canopy {EIGHTH['canopy']['num_hashes']} x {EIGHTH['canopy']['cluster_size']} and a mean a cluster.",
+        f"{'; '.join(said(**options) for options in EIGHTH.values())}.",
         "",
         "| " + " | ".join(EIGHTH) + " |",
-        "|---|---|",
+        "|" + "---|" * len(EIGHTH),
         "| " + " | ".join(cell(rows, name) for name in EIGHTH) + " |",
     ]
     return "\n".join([*lines, ""])

@@ -1,6 +1,6 @@
 """Error against cost: ours and its peers, on attention of pretrained models and on synthetic data.
 
-    python -m benchmarks.peers [--lengths=512,2048] [--out=benchmarks/results]
+    python -m benchmarks.peers [--lengths=512,2048,8192] [--out=benchmarks/results]
 
 Queries, keys and values are those of every layer and head of MiniLM (texts of Python's manual; positions are
 interpolated past 512 tokens), of a DINOv2 on a photograph, and drawn at random. Nothing is trained. Cost is
@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags
 from jax import Array
 
-from benchmarks.quality import centred, data, gray_signs
+from benchmarks.quality import data
 from benchmarks.timing import medians
 from smyrf_jax import (
     canopy_attention,
@@ -30,13 +30,13 @@ from smyrf_jax import (
     orthogonal_projection,
     performer_far_field,
     smyrf_attention,
-    sort_clustering,
 )
 from smyrf_jax.dense import dense_weights
-from smyrf_jax.diagnostics import attention_error
+from smyrf_jax.diagnostics import attention_entropy, attention_error
+from smyrf_jax.peers import reformer_clustering, routing_clustering, sign_clustering
 from transformer.subjects import heads_of, open_subject
 
-_LENGTHS = flags.DEFINE_list("lengths", ["512", "2048"], "tokens of a text.")
+_LENGTHS = flags.DEFINE_list("lengths", ["512", "2048", "8192"], "tokens of a text.")
 _OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table and the plot.")
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "for the times of each set of data.")
 
@@ -53,11 +53,14 @@ class Peer(NamedTuple):
     attention: Attention
 
 
-def gray_attention(query: Array, key: Array, value: Array, *, rounds: int, size: int, bits: int) -> Any:
-    """Clusters by signs of projections in Gray order, keys centred (HyperAttention's sortLSH)."""
-    hashes = gray_signs(jax.random.key(0), *centred(query, key), rounds, bits)
-    clustering = sort_clustering(*hashes, cluster_size=size)
-    return clustered_attention(query, key, value, clustering, deduplicate=True)
+def peer_attention(make: Callable[..., Any], settings: dict[str, int], deduplicate: bool) -> Attention:
+    """Attention in the clusters that another method makes."""
+
+    def attend(query: Array, key: Array, value: Array) -> Any:
+        clustering = make(query, key, rng=jax.random.key(0), **settings)
+        return clustered_attention(query, key, value, clustering, deduplicate=deduplicate)
+
+    return attend
 
 
 def window_attention(query: Array, key: Array, value: Array, *, window: int) -> Any:
@@ -74,65 +77,70 @@ def performer_attention(query: Array, key: Array, value: Array, *, features: int
 
 def oracle_attention(query: Array, key: Array, value: Array, *, count: int) -> Array:
     """Each query with its `count` largest keys."""
-    weights = dense_weights(query, key)
-    least = jax.lax.top_k(weights, count)[0][..., -1:]
-    kept = jnp.where(weights >= least, weights, 0)
-    return jnp.einsum("bnts,bsnv->btnv", kept / jnp.sum(kept, -1, keepdims=True), value)
+
+    def of_head(arrays: tuple[Array, ...]) -> Array:
+        query, key, value = (array[:, None] for array in arrays)  # [T, 1, D]
+        weights = dense_weights(query, key)[0]
+        # The least of them by bisection; sorting 8192 x 8192 weights takes minutes.
+        low, high = jnp.zeros(len(query)), jnp.ones(len(query))
+
+        def halved(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = jnp.where(low > 1e-30, jnp.sqrt(low * high), 1e-6 * high)
+            enough = jnp.sum(weights >= middle[:, None], axis=-1) >= count
+            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+        low, high = jax.lax.fori_loop(0, 40, halved, (low, high))
+        kept = jnp.where(weights >= low[:, None], weights, 0)
+        return (kept / jnp.sum(kept, axis=-1, keepdims=True)) @ value[:, 0]
+
+    heads = tuple(jnp.moveaxis(array[0], 1, 0) for array in (query, key, value))
+    return jnp.moveaxis(jax.lax.map(of_head, heads), 0, 1)[None]
 
 
 def peers(length: int, size: int) -> list[Peer]:
-    """What is compared, with clusters of `size` queries."""
+    """What is compared, at an eighth and a quarter of 512 tokens' pairs with clusters of 32 queries."""
     found = []
-    clusters = length / size
-    bits = max(1, round(np.log2(clusters)) + 1)
     for rounds in (2, 4):
         settings: dict[str, Any] = {"num_hashes": rounds, "cluster_size": size}
-        name, cost = f"{rounds} x {size}", rounds * size / length
+        name, cost, count = f"{rounds} x {size}", rounds * size / length, rounds * size
         if cost > 0.5:
             continue
+        half: dict[str, Any] = {"num_hashes": rounds // 2, "cluster_size": size}
+        centres: dict[str, Any] = {"num_hashes": 1, "cluster_size": count}
+        smyrf = functools.partial(canopy_attention, **settings, clusters="smyrf")
         tree = functools.partial(canopy_attention, **settings)
-        gray = functools.partial(gray_attention, rounds=rounds, size=size, bits=bits)
-        found += [
-            Peer("SMYRF", name, cost, functools.partial(smyrf_attention, **settings)),
-            Peer("signs in Gray order", name, cost, gray),
-            Peer("tree", name, cost, functools.partial(tree, outside="nothing")),
-            Peer("tree + centroids (canopy)", name, cost + clusters / length, tree),
-            Peer(
-                "SMYRF + centroids",
-                name,
-                cost + clusters / length,
-                functools.partial(tree, clusters="smyrf"),
-            ),
-            Peer(
-                "Scatterbrain",
-                f"{name}, 64 features",
-                cost + 64 / length,
-                functools.partial(tree, clusters="smyrf", outside="features"),
-            ),
-        ]
-        count = round(cost * length)
-        found += [
-            Peer(
-                "local window", f"{count}", count / length, functools.partial(window_attention, window=count)
-            ),
-            Peer(
-                "Performer",
-                f"{count}",
-                count / length,
-                functools.partial(performer_attention, features=count),
-            ),
-            Peer(
-                "oracle: largest keys",
-                f"{count}",
-                count / length,
-                functools.partial(oracle_attention, count=count),
-            ),
-        ]
-    seeded = ("SMYRF", "tree", "tree + centroids (canopy)", "SMYRF + centroids", "Scatterbrain")
-    return [
-        peer._replace(attention=_with_key(peer.attention)) if peer.family in seeded else peer
-        for peer in found
-    ]
+        plain: dict[tuple[str, str], Attention] = {
+            ("SMYRF", name): _with_key(functools.partial(smyrf_attention, **settings)),
+            ("Reformer", f"{rounds // 2} x 2 x {size}"): peer_attention(reformer_clustering, half, True),
+            ("Routing", f"{-(-length // count)} centres"): peer_attention(routing_clustering, centres, False),
+            ("HyperAttention's clusters", name): peer_attention(sign_clustering, settings, True),
+            ("local window", f"{count}"): functools.partial(window_attention, window=count),
+            ("Performer", f"{count} features"): functools.partial(performer_attention, features=count),
+            ("tree", name): _with_key(functools.partial(tree, outside="nothing")),
+            ("oracle: largest keys", f"{count}"): functools.partial(oracle_attention, count=count),
+        }
+        found += [Peer(*labels, cost, attention) for labels, attention in plain.items()]
+        scatterbrain = _with_key(functools.partial(smyrf, outside="features"))
+        found.append(Peer("Scatterbrain", f"{name}, 64 features", cost + 64 / length, scatterbrain))
+        for label, means in (("SMYRF + centroids", 1), ("tree + centroids", 1), ("tree + centroids", 2)):
+            far = functools.partial(smyrf if label.startswith("SMYRF") else tree, means_per_cluster=means)
+            setting = f"{name}, {means} mean{'s' * (means > 1)}"
+            found.append(Peer(label, setting, cost + means / size, _with_key(far)))
+    # What SMYRF does with as much time.
+    for rounds, factor in ((2, 4), (4, 2), (2, 8), (4, 4)):
+        settings = {"num_hashes": rounds, "cluster_size": factor * size}
+        cost = rounds * factor * size / length
+        if cost <= 0.5:
+            attention = _with_key(functools.partial(smyrf_attention, **settings))
+            found.append(Peer("SMYRF", f"{rounds} x {factor * size}", cost, attention))
+    for factor, means in ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (4, 16)):
+        settings = {"num_hashes": 1, "cluster_size": factor * size, "means_per_cluster": means}
+        cost = factor * size / length + means / (factor * size)
+        if cost <= 0.5:
+            attention = _with_key(functools.partial(canopy_attention, **settings))
+            found.append(Peer("canopy (one tree)", f"{factor * size}, {means} means", cost, attention))
+    return found
 
 
 def _with_key(attention: Attention) -> Attention:
@@ -152,17 +160,17 @@ def measured(layers: list[tuple[Array, Array, Array]], size: int) -> list[Figure
     length = layers[0][0].shape[1]
     compared = peers(length, size)
 
-    @functools.partial(jax.jit, static_argnums=3)
-    def error(query: Array, key: Array, value: Array, attention: Attention) -> Array:
-        exact: Any = dense_attention(query, key, value)
-        return attention_error(attention(query, key, value), exact)[0]
-
-    runs = {"dense": jax.jit(lambda *arrays: dense_attention(*arrays))}
+    dense = jax.jit(lambda *arrays: dense_attention(*arrays))
+    exact = [dense(*layer) for layer in layers]
+    runs = {"dense": dense}
     errors = []
     for peer in compared:
-        errors.append(np.concatenate([error(*layer, peer.attention) for layer in layers]))
         name = f"{peer.family} {peer.setting}"
-        runs[name] = jax.jit(lambda *arrays, attention=peer.attention: attention(*arrays))
+        run = jax.jit(lambda *arrays, attention=peer.attention: attention(*arrays))
+        pairs = zip(layers, exact, strict=True)
+        errors.append(np.concatenate([attention_error(run(*layer), true)[0] for layer, true in pairs]))
+        if not peer.family.startswith("oracle"):
+            runs[name] = run
         print(f"{length} tokens, {name}: {np.mean(errors[-1]):.3f}", flush=True)
     middle = layers[len(layers) // 2]
     waiting = {
@@ -170,11 +178,10 @@ def measured(layers: list[tuple[Array, Array, Array]], size: int) -> list[Figure
         for name, run in runs.items()
     }
     seconds = medians(waiting, _SECONDS.value)
-    dense = Peer("dense", "", 1.0, dense_attention)
     return [
-        Figures(dense, np.zeros(1), seconds["dense"]),
+        Figures(Peer("dense", "", 1.0, dense_attention), np.zeros(1), seconds["dense"]),
         *(
-            Figures(peer, of_peer, seconds[f"{peer.family} {peer.setting}"])
+            Figures(peer, of_peer, seconds.get(f"{peer.family} {peer.setting}", np.nan))
             for peer, of_peer in zip(compared, errors, strict=True)
         ),
     ]
@@ -191,8 +198,46 @@ def table(title: str, figures: list[Figures]) -> list[str]:
         low, high = np.quantile(errors, (0.25, 0.75))
         lines.append(
             f"| {peer.family} | {peer.setting} | {peer.pairs:.1%} | {errors.mean():.3f} "
-            f"({low:.2f} to {high:.2f}) | {1e3 * seconds:.1f} |"
+            f"({low:.2f} to {high:.2f}) | {'' if np.isnan(seconds) else f'{1e3 * seconds:.1f}'} |"
         )
+    return [*lines, "", *at_equal_time(figures), ""]
+
+
+def at_equal_time(figures: list[Figures]) -> list[str]:
+    """Canopy's error beside that of SMYRF with as much time: its settings' least error up to each time."""
+    smyrf = sorted((row.seconds, row.errors.mean()) for row in figures if row.peer.family == "SMYRF")
+    lines = ["At equal time, canopy's error as a part of SMYRF's (its best setting that takes no longer):"]
+    for row in figures:
+        if row.peer.family != "canopy (one tree)":
+            continue
+        within = [error for seconds, error in smyrf if seconds <= row.seconds]
+        found = f"{row.errors.mean() / min(within):.2f}" if within else "SMYRF takes longer"
+        lines.append(f"{row.peer.setting}: {found};")
+    return lines
+
+
+@jax.jit
+def entropies(query: Array, key: Array) -> Array:
+    """[N], of a layer [1, T, N, D]; a head at a time, as what is dense here takes T x T."""
+    heads = tuple(jnp.moveaxis(array, 2, 0)[..., None, :] for array in (query, key))
+    return jax.lax.map(lambda head: jnp.mean(attention_entropy(*head)), heads)
+
+
+def extremes(figures: list[Figures], entropies: np.ndarray) -> list[str]:
+    """Who has the least error in the heads of most peaked and of flattest attention, oracle apart."""
+    rows = [row for row in figures if row.peer.family not in ("dense", "oracle: largest keys")]
+    limit = min(row.peer.pairs for row in rows if row.peer.family.startswith("tree + centroids"))
+    rows = [row for row in rows if row.peer.pairs <= limit]
+    lines = [f"Mean error at up to {limit:.1%} of the pairs, over the tenth of the heads that is"]
+    order, tenth = np.argsort(entropies), max(1, len(entropies) // 10)
+    for name, heads in (("most peaked", order[:tenth]), ("flattest", order[-tenth:])):
+        best: dict[str, float] = {}
+        for row in rows:
+            error = float(row.errors[heads].mean())
+            best[row.peer.family] = min(best.get(row.peer.family, np.inf), error)
+        ranked = sorted(best.items(), key=lambda found: found[1])
+        said = ", ".join(f"{family} {error:.2f}" for family, error in ranked)
+        lines.append(f"{name} (entropy {np.exp(entropies[heads]).mean():.0f} keys): {said};")
     return [*lines, ""]
 
 
@@ -203,23 +248,24 @@ def plot(sets: dict[str, list[Figures]], path: pathlib.Path) -> None:
     )
     for column, (title, figures) in zip(axes.T, sets.items(), strict=True):
         families = dict.fromkeys(row.peer.family for row in figures if row.peer.family != "dense")
+        colours = dict(zip(families, plt.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
         dense = next(row.seconds for row in figures if row.peer.family == "dense")
         for family in families:
-            rows = [row for row in figures if row.peer.family == family]
+            rows = sorted(
+                (row for row in figures if row.peer.family == family), key=lambda row: row.peer.pairs
+            )
             style = "--" if family.startswith("oracle") else "-"
             mean = [row.errors.mean() for row in rows]
-            column[0].plot([row.peer.pairs for row in rows], mean, style, marker="o", label=family, ms=4)
-            if not family.startswith("oracle"):
-                column[1].plot([1e3 * row.seconds for row in rows], mean, marker="o", ms=4)
-            else:
-                column[1].plot([], [])
+            look: dict[str, Any] = {"marker": "o", "ms": 4, "color": colours[family]}
+            column[0].plot([row.peer.pairs for row in rows], mean, style, label=family, **look)
+            column[1].plot([1e3 * row.seconds for row in rows], mean, linestyle="", **look)
         column[1].axvline(1e3 * dense, color="k", lw=1, ls=":")
         column[0].set(title=title, xscale="log", xlabel="pairs, as a part of all", yscale="log")
         column[1].set(xscale="log", xlabel="milliseconds a layer (dotted: dense)", yscale="log")
         for axis in column:
             axis.grid(alpha=0.3, which="both")
             axis.set_ylabel("relative error of the output")
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
@@ -245,6 +291,8 @@ def main(argv: list[str]) -> None:
     for title, (layers, size) in sets.items():
         found[title] = measured(layers, size)
         lines += table(title, found[title])
+        if len(layers) > 1:
+            lines += extremes(found[title], np.concatenate([entropies(*layer[:2]) for layer in layers]))
         (out / "peers.md").write_text("\n".join(lines))
         plot(found, out / "peers.png")
     print(f"wrote {out / 'peers.md'} and peers.png")

@@ -166,8 +166,8 @@ def centroid_far_field(
 
     Keys of a cluster are cut into pieces of like keys. Each query attends the means of the pieces of all
     clusters but its own, weighted by their sizes: L * means_per_cluster / S of the pairs. Where the keys of
-    a piece coincide, that is exact. By Jensen's inequality it never counts a piece for too much, so that what is met
-    in further rounds can be taken off without cancellation. (The variance of the keys as a second term
+    a piece coincide, that is exact. By Jensen's inequality it never counts a piece for too much, so that what
+    is met in further rounds can be taken off without cancellation. (The variance of the keys as a second term
     gained 4 % with 2 trees and lost 1 % with 4, on a pretrained encoder, and has no such bound.)
 
     Args:

@@ -40,7 +40,7 @@ _LENGTHS = flags.DEFINE_list(
     "lengths", ["512", "2048"], "tokens; positions are interpolated past the trained length."
 )
 _PAIRS = flags.DEFINE_list("pairs", ["0.0625", "0.125", "0.25", "0.5", "1"], "parts of all query-key pairs.")
-_HASHES = flags.DEFINE_integer("num_hashes", 4, "hash rounds.")
+_HASHES = flags.DEFINE_integer("num_hashes", 0, "hash rounds or trees; 0: 4 of smyrf, 1 of canopy.")
 _INPUTS = flags.DEFINE_integer("inputs", 4, "texts of Python's manual, or photographs.")
 _SWAPS = flags.DEFINE_string(
     "swaps", "0.25", "part of the pairs at which layers and heads are swapped one by one; empty: not done."
@@ -51,17 +51,19 @@ _OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table and
 class Swap(NamedTuple):
     """What takes the place of dense attention.
 
-    clusters: of its kind, for captured mass. centroids: whether they are a part of its cost.
+    clusters: of its kind, for captured mass. means: whether they are a part of its cost.
+    num_hashes: unless told.
     """
 
     attention: AttentionFn
     clusters: Callable[..., Clustering]
-    centroids: bool
+    means: bool
+    num_hashes: int
 
 
 SWAPS = {
-    "smyrf": Swap(ATTENTION["smyrf"], smyrf_clustering, False),
-    "canopy": Swap(ATTENTION["canopy"], tree_clustering, True),
+    "smyrf": Swap(ATTENTION["smyrf"], smyrf_clustering, False, 4),
+    "canopy": Swap(ATTENTION["canopy"], tree_clustering, True, 1),
 }
 
 
@@ -69,32 +71,30 @@ def settings_for(subject: Subject, swap: Swap, pairs: float, num_hashes: int) ->
     """The cluster size for a part of the pairs; all of them are one cluster, which is dense attention."""
     heads, length = subject.num_heads, subject.length
     sizes: dict[str, Any] = {"width": subject.encoder.config.hidden_size // heads, "heads": heads}
-    sizes["centroids"] = swap.centroids and pairs < 1
     if pairs >= 1:
         return cost(length, length, num_hashes=1, cluster_size=length, **sizes)
-    return budget(length, length, pairs=pairs, num_hashes=num_hashes, **sizes)
+    return budget(length, length, pairs=pairs, num_hashes=num_hashes, means=swap.means, **sizes)
 
 
 def swapped(attention: AttentionFn, setting: Cost) -> AttentionFn:
-    return functools.partial(attention, num_hashes=setting.num_hashes, cluster_size=setting.cluster_size)
+    return functools.partial(attention, **setting.settings)
 
 
-@functools.partial(jax.jit, static_argnames=("swap", "num_hashes", "cluster_size"))
+@functools.partial(jax.jit, static_argnames=("swap", "setting"))
 def layer_figures(
     arrays: tuple[Array, Array, Array],
     *,
     swap: Swap,
-    num_hashes: int,
-    cluster_size: int,
+    setting: Cost,
 ) -> tuple[Array, Array]:
     """Error and captured mass [N] of one layer's attention, means over inputs (and queries)."""
-    settings: dict[str, Any] = {"num_hashes": num_hashes, "cluster_size": cluster_size}
+    sizes = {"num_hashes": setting.num_hashes, "cluster_size": setting.cluster_size}
 
     def of_input(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         query, key, value = arrays  # [T, N, D]
-        clustering = swap.clusters(query, key, rng=jax.random.key(0), **settings)
+        clustering = swap.clusters(query, key, rng=jax.random.key(0), **sizes)
         exact: Any = dense_attention(query, key, value)
-        output = swap.attention(query, key, value, rng=jax.random.key(0), **settings)
+        output = swap.attention(query, key, value, rng=jax.random.key(0), **setting.settings)
         error = attention_error(output, exact)
 
         def of_head(arrays: tuple[Array, Array, Clustering]) -> Array:
@@ -129,8 +129,7 @@ def rows_of(subject: Subject, swap: Swap, parts: Sequence[float], num_hashes: in
     dense_seconds = median_seconds(dense, *arguments) / len(subject.inputs)
     for part in parts:
         setting = settings_for(subject, swap, part, num_hashes)
-        sizes = {"num_hashes": setting.num_hashes, "cluster_size": setting.cluster_size}
-        figures = [layer_figures(arrays, swap=swap, **sizes) for arrays in layers]
+        figures = [layer_figures(arrays, swap=swap, setting=setting) for arrays in layers]
         error, mass = (np.array(column) for column in zip(*figures, strict=True))
         run = jax.jit(functools.partial(subject.embedding, swapped(swap.attention, setting)))
         cosine = jnp.mean(jnp.sum(run(*arguments) * expected, axis=-1))
@@ -180,7 +179,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     swap = SWAPS[_ATTENTION.value]
-    parts, hashes = [float(part) for part in _PAIRS.value], _HASHES.value
+    parts, hashes = [float(part) for part in _PAIRS.value], _HASHES.value or swap.num_hashes
     subjects = [open_subject(_MODEL.value, int(length), _INPUTS.value) for length in _LENGTHS.value]
     path = pathlib.Path(_OUT.value) / f"compare_{pathlib.Path(_MODEL.value).stem}_{_ATTENTION.value}"
     path.parent.mkdir(parents=True, exist_ok=True)

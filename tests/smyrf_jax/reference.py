@@ -66,3 +66,15 @@ def loss_of(output, logsumexp):
     """A function of output and logsumexp to which each entry matters."""
     finite = jnp.where(jnp.isfinite(logsumexp), logsumexp, 0)
     return jnp.sum(jnp.sin(output)) + jnp.sum(jnp.cos(finite))
+
+
+def avals_of(jaxpr):
+    """Every intermediate array, also of inner jaxprs."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval for variable in equation.outvars)
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from avals_of(inner)

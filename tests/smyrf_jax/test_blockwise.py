@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from smyrf_jax import blockwise, clustered_attention, smyrf_attention, steps
-from tests.smyrf_jax.reference import arrays_of, cluster, loss_of, reference
+from tests.smyrf_jax.reference import arrays_of, avals_of, cluster, loss_of, reference
 
 
 def laid_out(together, function, rules, *arguments):
@@ -71,18 +71,6 @@ def test_rows_that_lie_together_keep_their_dtypes(dtypes, monkeypatch):
     chex.assert_trees_all_close(
         *(jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (apart, together)), atol=0.05
     )
-
-
-def avals_of(jaxpr):
-    """Every intermediate array, also of inner jaxprs."""
-    for equation in jaxpr.eqns:
-        yield from (variable.aval for variable in equation.outvars)
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from avals_of(inner)
 
 
 def test_no_array_is_as_large_as_the_logits_of_a_round():

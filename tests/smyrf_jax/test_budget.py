@@ -71,12 +71,30 @@ def test_dense_is_faster_for_short_sequences_and_many_pairs():
     assert dense_is_faster(1024, 1024, num_hashes=8, cluster_size=1024)
 
 
-def test_centroids_are_counted():
+def test_means_are_counted():
     settings: dict = {"num_hashes": 2, "cluster_size": 32, "width": 32}
-    plain, canopy = (cost(512, 512, centroids=centroids, **settings) for centroids in (False, True))
+    plain, canopy = (cost(512, 512, means_per_cluster=means, **settings) for means in (0, 4))
     assert plain.pairs == 2 * 32 / 512
-    assert canopy.pairs == 2 * 32 / 512 + 16 / 512
+    assert canopy.pairs == 2 * 32 / 512 + 4 * 16 / 512
     # Output, logsumexp and query with their gradients; the centroid of each key with its gradient.
     assert canopy.memory - plain.memory == 4 * 512 * (2 * (32 + 1) + 2 * 32 + 2 * 32)
-    found = budget(512, 512, width=32, pairs=0.16, num_hashes=2, centroids=True)
-    assert (found.cluster_size, found.pairs <= 0.16) == (32, True)
+    assert canopy.settings == {"num_hashes": 2, "cluster_size": 32, "means_per_cluster": 4}
+    assert "means_per_cluster=4" in str(canopy)
+    # With one round no pair needs an estimate of its own.
+    one, plain = (
+        cost(512, 512, means_per_cluster=means, **(settings | {"num_hashes": 1})) for means in (4, 0)
+    )
+    assert one.memory - plain.memory == 4 * 512 * 2 * (32 + 1)
+    with pytest.raises(ValueError, match="power of two"):
+        cost(512, 512, means_per_cluster=3, **settings)
+
+
+@pytest.mark.parametrize(
+    ("length", "pairs", "expected"), [(512, 0.125, (32, 2)), (2048, 0.125, (128, 8)), (2048, 0.0625, (64, 2))]
+)
+def test_a_budget_is_shared_by_clusters_and_means(length, pairs, expected):
+    found = budget(length, length, width=32, pairs=pairs, num_hashes=1, means=True)
+    assert (found.cluster_size, found.means_per_cluster) == expected
+    assert found.pairs <= pairs
+    with pytest.raises(ValueError, match="the least is num_hashes=1.*means_per_cluster"):
+        budget(length, length, width=32, pairs=0.001, num_hashes=1, means=True)

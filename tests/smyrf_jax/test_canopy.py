@@ -8,6 +8,7 @@ import pytest
 
 from smyrf_jax import canopy_attention, dense_attention, performer_far_field, smyrf_attention
 from smyrf_jax.diagnostics import attention_error
+from tests.smyrf_jax.reference import avals_of
 
 SIZES = {"num_hashes": 2, "cluster_size": 8}
 
@@ -64,6 +65,34 @@ def test_it_composes(outside):
     chex.assert_trees_all_close(remat, gradients[0], atol=1e-5)
     parallel = jax.pmap(lambda *arguments: run(*arguments, outside=outside))(*arguments)
     chex.assert_trees_all_close(parallel, expected, atol=1e-5)
+
+
+def test_gradients_inside_shard_map_are_those_outside():
+    arguments = arrays(8, 24, 2, 4)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.sharding.PartitionSpec("batch")
+
+    def gradients(*arguments):
+        def loss(*arguments):
+            return jnp.sum(jnp.sin(run(*arguments)))
+
+        return jax.grad(loss, argnums=(0, 1, 2))(*arguments)
+
+    sharded = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=batch, out_specs=batch))
+    chex.assert_trees_all_close(sharded(*arguments), jax.jit(gradients)(*arguments), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_hashes", [1, 2])
+def test_no_intermediate_is_as_large_as_the_logits(num_hashes):
+    """Of the means neither, if they are many: forward and backward go step by step."""
+    length = 4096
+    shape = jax.ShapeDtypeStruct((1, length, 1, 4), jnp.float32)
+
+    def loss(*arguments):
+        return jnp.sum(run(*arguments, num_hashes=num_hashes, cluster_size=64, means_per_cluster=16))
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(shape, shape, shape)
+    assert max(aval.size for aval in avals_of(jaxpr.jaxpr)) <= length**2 / 8
 
 
 def test_residuals_are_of_all_weights():

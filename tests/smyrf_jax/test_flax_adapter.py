@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
+from smyrf_jax import canopy_attention
 from smyrf_jax.flax_adapter import as_attention_fn
 
 FEATURES, HEADS, LENGTH = 8, 2, 12
@@ -148,3 +149,15 @@ def test_what_cannot_be_done_is_refused_by_name(arguments, message):
 def test_without_rngs_it_is_for_linen():
     with pytest.raises(ValueError, match="For flax.nnx pass rngs"):
         NNX(as_attention_fn(**CLUSTERED), nnx.Rngs(0))(inputs_of())
+
+
+def test_canopy_goes_in_as_well():
+    options = {"num_hashes": 1, "cluster_size": 4, "means_per_cluster": 2}
+    attend = as_attention_fn(canopy_attention, **options, rngs=nnx.Rngs(hashing=0))
+    query, key, value = (jax.random.normal(jax.random.key(seed), QUERY.shape) for seed in range(3))
+    padding = jnp.arange(LENGTH)[None, None, None] < LENGTH - 2
+    output = attend(query, key, value, mask=padding)
+    rng = nnx.Rngs(hashing=0)["hashing"].fork()()
+    chex.assert_trees_all_close(output, canopy_attention(query, key, value, padding, rng=rng, **options))
+    with pytest.raises(ValueError, match="centroids are means of keys at all positions"):
+        attend(query, key, value, is_causal=True)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from smyrf_jax import dense_attention, smyrf_attention, smyrf_clustering
+from smyrf_jax.budget import cost
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
 from transformer import report
 from transformer.compare import SWAPS, entropies_of, layer_figures, rows_of, settings_for, swaps_of
@@ -61,7 +62,8 @@ def test_heads_are_those_of_the_model(kind, request):
 
 def test_figures_are_those_of_the_diagnostics(texts):
     arrays, sizes = heads_of(texts)[1], {"num_hashes": 2, "cluster_size": 4}
-    error, mass = layer_figures(arrays, swap=SWAPS["smyrf"], **sizes)
+    setting = cost(24, 24, width=8, **sizes)
+    error, mass = layer_figures(arrays, swap=SWAPS["smyrf"], setting=setting)
     query, key, value = arrays
     output = smyrf_attention(query, key, value, rng=jax.random.key(0), **sizes)
     expected = jnp.mean(attention_error(output, dense_attention(query, key, value)), axis=0)

@@ -1,0 +1,98 @@
+"""Clusters of other methods: what each promises."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smyrf_jax import clustered_attention, dense_attention, smyrf_clustering
+from smyrf_jax.diagnostics import captured_mass
+from smyrf_jax.peers import reformer_clustering, routing_clustering, sign_clustering
+
+PEERS = {"signs": sign_clustering, "reformer": reformer_clustering, "routing": routing_clustering}
+ROUNDS = {"signs": 2, "reformer": 2, "routing": 1}
+
+
+def around_centres(length=96, heads=2):
+    """Queries and keys around shared points of a sphere."""
+    centres = jax.random.normal(jax.random.key(0), (12, 8))
+    centres = 5 * centres / jnp.linalg.norm(centres, axis=-1, keepdims=True)
+    places = jax.random.randint(jax.random.key(1), (2, 1, length, heads), 0, 12)
+    noise = jax.random.normal(jax.random.key(2), (2, 1, length, heads, 8))
+    return tuple(centres[places] + 0.3 * noise)
+
+
+def build(kind, query, key, mask=None, cluster_size=8):
+    make = jax.jit(
+        lambda *arrays: PEERS[kind](
+            *arrays, rng=jax.random.key(3), num_hashes=ROUNDS[kind], cluster_size=cluster_size
+        )
+    )
+    return make(query, key, mask)
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_they_capture_more_than_chance_and_one_cluster_is_dense(kind):
+    query, key = around_centres()
+    clustering = build(kind, query, key)
+    rounds, clusters = {"signs": (2, 12), "reformer": (4, 12), "routing": (12, 1)}[kind]
+    chex.assert_shape(clustering, (1, 2, rounds, clusters, 8))
+    mass = np.mean(jax.jit(captured_mass)(query, key, clustering))
+    chance = (rounds if kind != "routing" else 1) / 12
+    assert mass > 2 * chance
+    whole = build(kind, query, key, cluster_size=96)
+    if kind != "reformer":  # whose chunk has none before it but itself
+        output = clustered_attention(query, key, key, whole)
+        np.testing.assert_allclose(output, dense_attention(query, key, key), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_masked_keys_are_in_no_cluster(kind):
+    query, key = around_centres()
+    mask = jnp.arange(96) < 60
+    order = np.asarray(build(kind, query, key, mask[None, None, None]).key_order)
+    assert np.all((order < 60) | (order == 96))
+    assert np.any(order < 60)
+    moved = jnp.where(mask[None, :, None, None], key, 0.0)
+    if kind != "routing":  # whose centres begin as any keys
+        np.testing.assert_array_equal(build(kind, query, moved, mask[None, None, None]).key_order, order)
+
+
+def test_sorted_tokens_are_all_in_a_cluster():
+    query, key = around_centres()
+    for kind in ("signs", "reformer"):
+        for order in build(kind, query, key):
+            rows = np.asarray(order).reshape(-1, 96)
+            np.testing.assert_array_equal(np.sort(rows, axis=-1), np.tile(np.arange(96), (len(rows), 1)))
+
+
+def test_a_reformer_chunk_sees_the_one_before():
+    query, key = around_centres()
+    queries, keys = build("reformer", query, key)
+    np.testing.assert_array_equal(queries[:, :, :2], queries[:, :, 2:])
+    np.testing.assert_array_equal(np.roll(keys[:, :, :2], 1, axis=-2), keys[:, :, 2:])
+
+
+def test_the_mean_of_the_keys_does_not_matter_to_signs():
+    query, key = around_centres()
+    chex.assert_trees_all_equal(build("signs", query, key), build("signs", query, key + 0.5))
+
+
+def test_routing_wants_one_round_and_enough_keys():
+    query, key = around_centres()
+    for options, message in (({"num_hashes": 2}, "should be 1"), ({}, "want as many keys")):
+        settings = {"num_hashes": 1, "cluster_size": 8} | options
+        with pytest.raises(ValueError, match=message):
+            routing_clustering(query, key[:, :5], rng=jax.random.key(0), **settings)
+
+
+def test_no_gradients():
+    query, key = around_centres(16, 1)
+    for make in (*PEERS.values(), smyrf_clustering):
+
+        def mass(query, make=make):
+            clusters = make(query, key, rng=jax.random.key(0), num_hashes=1, cluster_size=4)
+            return jnp.sum(clustered_attention(query, key, key, clusters))
+
+        chex.assert_tree_all_finite(jax.jit(jax.grad(mass))(query))
