@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl import app, flags
 from jax import Array
+from matplotlib import ticker
 
 from benchmarks.quality import data
 from benchmarks.timing import medians
@@ -263,6 +264,10 @@ def plot(sets: dict[str, list[Figures]], path: pathlib.Path) -> None:
         column[0].set(title=title, xscale="log", xlabel="pairs, as a part of all", yscale="log")
         column[1].set(xscale="log", xlabel="milliseconds a layer (dotted: dense)", yscale="log")
         for axis in column:
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                scale.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+                scale.set_minor_formatter(ticker.NullFormatter())
             axis.grid(alpha=0.3, which="both")
             axis.set_ylabel("relative error of the output")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)

@@ -102,8 +102,8 @@ def halve_clusters(
 ) -> Int[Array, "A pieces size"]:
     """Cuts each cluster into 2^times pieces of like vectors, whose sizes differ by one at most.
 
-    Each piece is halved along its own direction: what one step of power iteration makes of the difference
-    between its first vector and its mean. No gradient flows through the pieces.
+    Each piece is halved along its own direction: what one step of power iteration makes of its first vector.
+    No gradient flows through the pieces.
 
     Args:
         vectors: of all tokens.
@@ -117,18 +117,33 @@ def halve_clusters(
     length = vectors.shape[1]
     for _ in range(times):
         rows = jax.vmap(take_rows)(vectors, order)
-        filled = order < length
-        count = jnp.sum(filled, axis=-1, dtype=jnp.int32)
-        mean = jnp.sum(rows, axis=-2) / jnp.maximum(count, 1)[..., None]
-        apart = jnp.where(filled[..., None], rows - mean[..., None, :], 0.0)
-        along = jnp.einsum("alcd,ald->alc", apart, apart[..., 0, :])
-        direction = jnp.einsum("alc,alcd->ald", along, apart)
-        size = -(-order.shape[-1] // 2)
+        count = jnp.sum(order < length, axis=-1, dtype=jnp.int32)
+        direction = power_step(rows, rows[..., 0, :], count)
         order = halves(
             order,
-            jnp.einsum("alcd,ald->alc", apart, direction),
+            jnp.einsum("alcd,ald->alc", rows, direction),
             -(-count // 2),
-            size=size,
+            size=-(-order.shape[-1] // 2),
             length=length,
         )
     return order
+
+
+def power_step(
+    rows: Float[Array, "A n m D"], direction: Float[Array, "A n D"], count: Int[Array, "A n"]
+) -> Float[Array, "A n D"]:
+    """The second moments of each node's rows times a direction, scaled to a largest entry of 1.
+
+    Moments about the mean, (rows - mean)^T (rows - mean) direction, by one product of the rows as they are.
+
+    Args:
+        rows: of n nodes; zeros in empty slots.
+        direction: of each node.
+        count: rows that are not empty.
+    """
+    along = jnp.einsum("anmd,and->anm", rows, direction)
+    sums = jnp.einsum("ankm,anmd->ankd", jnp.stack([along, jnp.ones_like(along)], axis=-2), rows)
+    total = jnp.sum(sums[..., 1, :] * direction, axis=-1, keepdims=True)
+    stretched = sums[..., 0, :] - sums[..., 1, :] * (total / jnp.maximum(count, 1)[..., None])
+    largest = jnp.max(jnp.abs(stretched), axis=-1, keepdims=True)
+    return stretched / jnp.where(largest > 0, largest, 1.0)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from smyrf_jax.arguments import check_arguments, check_settings
 from smyrf_jax.clustering import Clustering
-from smyrf_jax.halving import halves
+from smyrf_jax.halving import halves, power_step
 from smyrf_jax.steps import take_rows
 
 # Coordinates in which the tree is built, of each round: with 12, as much attention is captured on
@@ -153,14 +153,8 @@ def _directions(sides: list[_Side], rng: Key[Array, ""], rounds: int) -> list[Fl
     direction = jnp.tile(direction, (trees // rounds, 1, 1))
     rows = [jax.vmap(take_rows)(side.coordinates, side.tokens) for side in sides]
     for own, side in zip(reversed(rows), reversed(sides), strict=True):
-        # (rows - mean)^T (rows - mean) direction, with one product of the rows as they are.
-        along = jnp.einsum("anmp,anp->anm", own, direction)
-        sums = jnp.einsum("ankm,anmp->ankp", jnp.stack([along, jnp.ones_like(along)], axis=-2), own)
-        count = jnp.maximum(jnp.sum(side.tokens < side.coordinates.shape[1], axis=-1, keepdims=True), 1)
-        total = jnp.sum(sums[..., 1, :] * direction, axis=-1, keepdims=True)
-        direction = sums[..., 0, :] - sums[..., 1, :] * (total / count)
-        largest = jnp.max(jnp.abs(direction), axis=-1, keepdims=True)
-        direction = direction / jnp.where(largest > 0, largest, 1.0)
+        count = jnp.sum(side.tokens < side.coordinates.shape[1], axis=-1, dtype=jnp.int32)
+        direction = power_step(own, direction, count)
     return [jnp.einsum("anmp,anp->anm", own, direction) for own in rows]
 
 
