@@ -9,6 +9,7 @@ four cells of SMYRF's table (arXiv:2010.05315, section 4.2) to imdb.md. Called a
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import ml_collections

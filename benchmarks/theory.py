@@ -40,7 +40,8 @@ def canopy(query: Array, key: Array, rng: Array, **options) -> Array:
 
 
 def performer(query: Array, key: Array, rng: Array, *, num_features: int) -> Array:
-    projection = orthogonal_projection(rng, num_features // 2, WIDTH)
+    # The projections that canopy_attention draws.
+    projection = orthogonal_projection(jax.random.split(rng)[1], num_features // 2, WIDTH)
     far = performer_far_field(query, key, jnp.eye(LENGTH)[:, None], projection=projection, scale=1.0)
     return (far.output * jnp.exp(far.logsumexp)[..., None])[:, 0]
 
