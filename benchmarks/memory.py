@@ -32,6 +32,7 @@ from jax.sharding import SingleDeviceSharding
 
 from smyrf_jax import Clustering, canopy_attention, dense_attention, smyrf_attention
 from smyrf_jax.budget import cost
+from smyrf_jax.steps import steps_of
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TOPOLOGIES = {"v3": "v3:2x2", "v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
@@ -112,7 +113,7 @@ def estimated_seconds(case: Case, device: Any) -> dict[str, float]:
         for size in (case.cluster_size, case.cluster_size // 4)
     ]
     steps = jax.eval_shape(
-        lambda *orders: steps.steps_of(Clustering(*orders), case.queries, case.queries // 4, 1, case.batch),
+        lambda *orders: steps_of(Clustering(*orders), case.queries, case.queries // 4, 1, case.batch),
         *orders,
     ).queries.shape[0]
     return {"dense": seconds("dense", 1), "clustered": once + (steps - 1) * (twice - once)}
