@@ -39,7 +39,7 @@ def accuracies(trained: str, seed: int) -> dict[str, float]:
 
 
 # An eighth of the pairs, for weights that were trained with dense attention.
-EIGHTH = {
+EIGHTH: dict[str, dict[str, Any]] = {
     "smyrf": {"name": "smyrf", "num_hashes": 4, "cluster_size": 16},
     "scatterbrain": {
         "name": "canopy",

@@ -46,7 +46,7 @@ def performer(query: Array, key: Array, rng: Array, *, num_features: int) -> Arr
     return (far.output * jnp.exp(far.logsumexp)[..., None])[:, 0]
 
 
-SMYRF = {"clusters": "smyrf", "cluster_size": 16}
+SMYRF: dict[str, Any] = {"clusters": "smyrf", "cluster_size": 16}
 ATTENTIONS: dict[str, Entries] = {
     "features: Performer, 64": functools.partial(performer, num_features=64),
     "clusters: SMYRF, 4 x 16": functools.partial(canopy, **SMYRF, num_hashes=4, outside="nothing"),

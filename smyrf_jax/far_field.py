@@ -189,14 +189,14 @@ def centroid_far_field(
     groups = query.shape[-2] // key.shape[-2]
     key, value = (jnp.repeat(array, groups, axis=-2) for array in (key, value))
     kept = None if mask is None else _kept(mask, key)
-    orders = (order[..., 0, :, :] for order in clustering)  # [*B, N, L, C]
+    query_order, key_order = (order[..., 0, :, :] for order in clustering)  # [*B, N, L, C]
     several = clustering.query_order.shape[-3] > 1
     one = functools.partial(
         _centroid_far_field, scale, math.prod(query.shape[:-3]), means_per_cluster, several
     )
     for _ in query.shape[:-3]:
         one = jax.vmap(one)
-    return one(query, key, value, *orders, kept)
+    return one(query, key, value, query_order, key_order, kept)
 
 
 def _centroid_far_field(
