@@ -184,8 +184,8 @@ def budget(
             if found.pairs <= pairs_allowed and found.memory_of_dense <= memory_allowed:
                 within.append(found)
                 break
-            if num_clusters * means_per_cluster > pairs_allowed * num_keys:
-                break  # more clusters have more means
+            if num_clusters * means_per_cluster > num_keys:
+                break  # as many means as keys
 
     def of_means(found: Cost) -> float:
         return -(-num_queries // found.cluster_size) * found.means_per_cluster / num_keys
