@@ -82,7 +82,7 @@ def said(name: str, **options: Any) -> str:
 def swapped_table(rows: list[dict[str, float]]) -> str:
     lines = [
         "Weights trained with dense attention, tested without more training at an eighth of the pairs:",
-        f"{'; '.join(said(**options) for options in EIGHTH.values())}.",
+        f"{'; '.join(f'{label}: {said(**options)}' for label, options in EIGHTH.items())}.",
         "",
         "| " + " | ".join(EIGHTH) + " |",
         "|" + "---|" * len(EIGHTH),
