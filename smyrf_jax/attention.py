@@ -65,8 +65,8 @@ def clustered_attention(
         [*B, T, N], -inf in rows without keys. Logits and logsumexps are float32 at least.
 
     Raises:
-        ValueError: shapes do not fit, or the far field was made for another mask of causes, for other rounds
-            or for pairs that the window hides.
+        ValueError: shapes do not fit, or the far field is causal and this is not, or the other way round, or
+            it was made for one round and there are several, or leaves out pairs that a window may hide.
 
     Source: SMYRF (arXiv:2010.05315), section 3; recomputed logits: FlashAttention (arXiv:2205.14135).
     """
@@ -79,7 +79,7 @@ def clustered_attention(
         raise ValueError(f"the far field has {far_field.is_causal=}, but here {is_causal=}.")
     if far_field is not None and far_field.met and window is not None:
         raise ValueError(
-            "the far field leaves out the pairs of the first round, which a window would not meet."
+            "the far field leaves out the pairs of the first round, and a window may hide some: leave it out."
         )
     if far_field is not None and far_field.query is None and clustering.query_order.shape[-3] > far_field.met:
         raise ValueError("the far field was made for a clustering of one round.")

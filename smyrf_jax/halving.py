@@ -1,5 +1,7 @@
 """Halving of many small sets at once: the step that balanced trees are made of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -91,7 +93,7 @@ def _by_counting(
 
     def placed(places: Array, tokens: Array) -> Array:
         empty = jnp.full(2 * size * node.shape[1], length, jnp.int32)
-        return empty.at[places].set(tokens, mode="drop", unique_indices=False)
+        return empty.at[places].set(tokens, mode="drop")
 
     rows = jax.vmap(placed)(places, tokens.reshape(places.shape))
     return rows.reshape(len(tokens), -1, size)
@@ -113,7 +115,7 @@ def halve_clusters(
     Returns:
         [A, L * 2^times, ceil(C / 2^times)], the pieces of a cluster side by side.
     """
-    vectors = jax.lax.stop_gradient(vectors)
+    vectors = jax.lax.stop_gradient(vectors).astype(jnp.promote_types(vectors.dtype, jnp.float32))
     length = vectors.shape[1]
     for _ in range(times):
         rows = jax.vmap(take_rows)(vectors, order)
@@ -141,8 +143,10 @@ def power_step(
         direction: of each node.
         count: rows that are not empty.
     """
-    along = jnp.einsum("anmd,and->anm", rows, direction)
-    sums = jnp.einsum("ankm,anmd->ankd", jnp.stack([along, jnp.ones_like(along)], axis=-2), rows)
+    # Highest: what is subtracted below may be most of it, and bfloat16 products would leave noise.
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    along = product("anmd,and->anm", rows, direction)
+    sums = product("ankm,anmd->ankd", jnp.stack([along, jnp.ones_like(along)], axis=-2), rows)
     total = jnp.sum(sums[..., 1, :] * direction, axis=-1, keepdims=True)
     stretched = sums[..., 0, :] - sums[..., 1, :] * (total / jnp.maximum(count, 1)[..., None])
     largest = jnp.max(jnp.abs(stretched), axis=-1, keepdims=True)

@@ -85,3 +85,11 @@ def test_pieces_of_clusters_are_complete_balanced_and_alike(times):
     if times == 2:  # eight keys of one cluster, two of each point
         for piece in pieces[4:8]:
             assert len(set((piece[:2] % 4).tolist())) == 1
+
+
+def test_half_precision_vectors_are_halved_in_single_precision():
+    """Far from the origin, where the moments of bfloat16 would be noise."""
+    vectors = (20 + jax.random.normal(jax.random.key(0), (1, 32, 4))).astype(jnp.bfloat16)
+    order = jnp.arange(32, dtype=jnp.int32).reshape(1, 2, 16)
+    halved = [halve_clusters(x, order, times=2) for x in (vectors, vectors.astype(jnp.float32))]
+    chex.assert_trees_all_equal(*halved)
