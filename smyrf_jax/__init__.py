@@ -1,27 +1,51 @@
-"""Attention inside balanced clusters of queries and keys, and outside them, in JAX."""
+"""Attention inside balanced clusters of queries and keys, and outside them, in JAX.
 
-from smyrf_jax.attention import clustered_attention, smyrf_attention
-from smyrf_jax.canopy import canopy_attention
+`attention` with a method is the front. What it is made of is public too: clusterings, far fields, and
+`clustered_attention`, which takes them.
+"""
+
+from smyrf_jax.attention import attention, smyrf_attention
+from smyrf_jax.clustered import clustered_attention
 from smyrf_jax.clustering import (
     Clustering,
     cluster_of_tokens,
+    e2lsh,
+    gaussian_directions,
     local_clustering,
     smyrf_clustering,
     sort_clustering,
+    tree_clustering,
+    xbox_plus,
 )
 from smyrf_jax.dense import dense_attention
-from smyrf_jax.far_field import centroid_far_field, orthogonal_projection, performer_far_field
-from smyrf_jax.hashing import e2lsh, gaussian_directions
+from smyrf_jax.far_field import Centroids, FarField, Features, orthogonal_projection
 from smyrf_jax.merging import merge_attention
-from smyrf_jax.steps import FarField
-from smyrf_jax.transforms import xbox_plus
-from smyrf_jax.tree import tree_clustering
+from smyrf_jax.methods import (
+    Canopy,
+    Dense,
+    Local,
+    Method,
+    Performer,
+    Scatterbrain,
+    Smyrf,
+    method_from_config,
+)
+
+__version__ = "0.2.0"
 
 __all__ = [
+    "Canopy",
+    "Centroids",
     "Clustering",
+    "Dense",
     "FarField",
-    "canopy_attention",
-    "centroid_far_field",
+    "Features",
+    "Local",
+    "Method",
+    "Performer",
+    "Scatterbrain",
+    "Smyrf",
+    "attention",
     "cluster_of_tokens",
     "clustered_attention",
     "dense_attention",
@@ -29,8 +53,8 @@ __all__ = [
     "gaussian_directions",
     "local_clustering",
     "merge_attention",
+    "method_from_config",
     "orthogonal_projection",
-    "performer_far_field",
     "smyrf_attention",
     "smyrf_clustering",
     "sort_clustering",

@@ -1,148 +1,114 @@
-"""Attention inside clusters, merged over the hash rounds."""
+"""The public call: attention with any method."""
 
-import functools
-import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Bool, Float, Int, Key
 
-from smyrf_jax.arguments import check_arguments, check_settings
-from smyrf_jax.blockwise import blockwise_attention
 from smyrf_jax.budget import dense_is_faster
-from smyrf_jax.clustering import Clustering, cluster_of_tokens, smyrf_clustering
-from smyrf_jax.dense import dense_attention
-from smyrf_jax.merging import finite_min, merge_attention
-from smyrf_jax.steps import FarField, Rules, inner_products, take_rows
+from smyrf_jax.checks import (
+    check_arguments,
+    check_lengths,
+    empty_attention,
+    is_empty,
+    rng_of,
+    scale_of,
+)
+from smyrf_jax.methods import Canopy, Dense, Method, Smyrf
 
 
-def clustered_attention(
+def attention(
     query: Float[Array, "*B T N D"],
     key: Float[Array, "*B S M D"],
     value: Float[Array, "*B S M V"],
-    clustering: Clustering,
-    mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
-    scale: float | None = None,
+    method: Method = Canopy(),  # noqa: B008
+    mask: Bool[Array, "*#B #N 1 S"] | None = None,
+    rng: Key[Array, ""] | None = None,
+    scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
-    deduplicate: bool = False,
-    window: int | None = None,
-    far_field: FarField | None = None,
+    query_seq_lengths: Int[Array, "*B"] | None = None,
+    key_value_seq_lengths: Int[Array, "*B"] | None = None,
     return_residual: bool = False,
+    bias: None = None,
+    local_window_size: None = None,
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
-    """Attention of each query to the keys of its clusters, merged over the hash rounds.
+    """Attention by a method: approximate and fast, or exact.
 
-    With s_ij = scale * q_i.k_j and c_ij the number of rounds in which query i and key j share a
-    cluster, out_i = sum_j c_ij e^{s_ij} v_j / sum_j c_ij e^{s_ij}: each round is a softmax, and the
-    rounds are weighted by the softmax of their logsumexps. The orders carry no gradient, the
-    logsumexps do.
-
-    Memory is linear in T and S, whatever the number of rounds: clusters are attended a few at a time,
-    each step merges into a running output and logsumexp, and the backward pass computes the logits
-    anew from the final logsumexp. Reverse mode only, of any order; forward mode raises TypeError.
+    The conventions are those of `jax.nn.dot_product_attention`. Pure: jit, vmap, grad (reverse mode), pmap,
+    remat and shard_map compose with it, and the same arguments give the same output.
 
     Args:
         query: [*B, T, N, D].
         key: [*B, S, M, D]; M divides N, and N / M neighbouring query heads share a key head.
         value: [*B, S, M, V].
-        clustering: the queries [*B, N, R, L, C] and keys [*B, N, R, L, ceil(S / L)] of each cluster.
-        mask: [*B, 1|N, 1, S], True keeps a key. A query without keys gives zeros.
-        scale: of the logits; None means 1 / sqrt(D).
-        is_causal: query i sees key j <= i + S - T only. The key at its own position, i + S - T, it
-            sees in any case, also when they share no cluster, so that no row is left without a key (with
-            a far field it counts by its estimate then).
-        deduplicate: each key counts once, in however many rounds it is met.
-        window: query i sees key j only where -(window // 2) <= j - i < (window + 1) // 2, as well.
-        far_field: estimates (`smyrf_jax.far_field`) by which the keys count that a query shares no cluster
-            with. With it, each key counts once.
-        return_residual: return the logsumexp as well, with which partial attentions can be merged
-            (`merge_attention`).
+        method: a `Method`: Canopy(), Smyrf(), Scatterbrain(), Performer(), Local() or Dense() with their
+            settings, which `Method.for_budget` finds for a cost.
+        mask: [*B, 1|N, 1, S], True keeps a key; None keeps all. A query without keys gives zeros.
+        rng: typed key (`jax.random.key`) of what the method draws; None: always the same one.
+        scale: of the logits, one number, which may be traced and learned; None means 1 / sqrt(D).
+        is_causal: query i sees key j <= i only.
+        query_seq_lengths: [*B], queries that each sample has; the others give zeros.
+        key_value_seq_lengths: [*B], keys that each sample has; the others are masked.
+        return_residual: return the logsumexp as well, with which `merge_attention` puts attentions over
+            several sets of keys together. (Smyrf counts a key in every round in which it is met, in the
+            logsumexp too, unless deduplicate is set.)
+        bias: refused: it needs memory for every pair.
+        local_window_size: refused: method=Local(window=...) says it.
 
     Returns:
-        [*B, T, N, V] in the dtype of value; with return_residual also log sum_j c_ij e^{s_ij},
-        [*B, T, N], -inf in rows without keys. Logits and logsumexps are float32 at least.
+        [*B, T, N, V] in the dtype of value; with return_residual also the logsumexp over all weights, exact
+        and estimated, [*B, T, N], in float32 at least, -inf in rows without keys.
 
     Raises:
-        ValueError: shapes do not fit, or the far field is causal and this is not, or the other way round, or
-            it was made for one round and there are several, or leaves out pairs that a window may hide.
-
-    Source: SMYRF (arXiv:2010.05315), section 3; recomputed logits: FlashAttention (arXiv:2205.14135).
+        ValueError: shapes do not fit, or the method cannot do what is asked (Canopy is not causal).
     """
     check_arguments(query, key, value, mask)
-    _check_clustering(query, clustering)
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if mask is not None:
-        clustering = _leave_out(clustering, mask, key.shape[-3])
-    if far_field is not None and far_field.is_causal != is_causal:
-        raise ValueError(f"the far field has {far_field.is_causal=}, but here {is_causal=}.")
-    if far_field is not None and far_field.met and window is not None:
+    if not isinstance(method, Method):
         raise ValueError(
-            "the far field leaves out the pairs of the first round, and a window may hide some: leave it out."
+            f"method should be a Method such as Canopy() or Smyrf(num_hashes=4), but got {method!r}. "
+            "method_from_config makes one from a name."
         )
-    if far_field is not None and far_field.query is None and clustering.query_order.shape[-3] > far_field.met:
-        raise ValueError("the far field was made for a clustering of one round.")
-    batch = query.shape[:-3]
-    deduplicate = clustering.query_order.shape[-3] > 1 and (deduplicate or far_field is not None)
-    attend = functools.partial(
-        blockwise_attention, Rules(scale, is_causal, deduplicate, math.prod(batch), window)
-    )
-    for _ in batch:
-        attend = jax.vmap(attend)
-    output, logsumexp = attend(query, key, value, clustering, far_field)
-    logsumexp = jnp.where(logsumexp > finite_min(logsumexp.dtype), logsumexp, -jnp.inf)
-    if is_causal and far_field is None:
-        own = _own_position(query, key, value, clustering, mask, scale)
-        output, logsumexp = merge_attention((output, own[0]), (logsumexp, own[1]))
+    if bias is not None:
+        raise ValueError(
+            "bias is not supported: it needs memory for every pair. For padding give mask or "
+            "key_value_seq_lengths; for a bias take jax.nn.dot_product_attention."
+        )
+    if local_window_size is not None:
+        raise ValueError(
+            "local_window_size is not supported: for n keys on both sides take "
+            "method=Local(window=2 * n + 1)."
+        )
+    scale = scale_of(scale, query.shape[-1])
+    real = _before("query_seq_lengths", query_seq_lengths, query)
+    kept = _before("key_value_seq_lengths", key_value_seq_lengths, key)
+    if kept is not None:
+        kept = kept[..., None, None, :]
+        mask = kept if mask is None else mask & kept
+    if is_empty(query, key):
+        output, logsumexp = empty_attention(query, value)
+    else:
+        options: dict[str, Any] = {"rng": rng_of(rng), "scale": scale, "is_causal": is_causal}
+        output, logsumexp = method.attend(query, key, value, mask, **options)
+    if real is not None:
+        real = real[..., None]  # [*B, T, 1]
+        output = jnp.where(real[..., None], output, 0)
+        logsumexp = jnp.where(real, logsumexp, -jnp.inf)
     return (output, logsumexp) if return_residual else output
 
 
-def _check_clustering(query: Array, clustering: Clustering) -> None:
-    rounds = [order.shape[:-1] for order in clustering]
-    rows = (*query.shape[:-3], query.shape[-2])
-    if rounds[0] != rounds[1] or rounds[0][:-2] != rows:
-        raise ValueError(
-            f"clustering should hold orders [*B, N, R, L, C] with [*B, N] = {rows}, but got "
-            f"{clustering.query_order.shape=} and {clustering.key_order.shape=}."
-        )
-
-
-def _leave_out(clustering: Clustering, mask: Array, num_keys: int) -> Clustering:
-    """The clustering with the slots of masked keys empty."""
-    order = clustering.key_order
-    kept = jnp.broadcast_to(mask[..., 0, :], (*order.shape[:-3], num_keys))
-    take = take_rows
-    for _ in range(order.ndim - 3):
-        take = jax.vmap(take)
-    return clustering._replace(key_order=jnp.where(take(kept, order), order, num_keys))
-
-
-def _own_position(
-    query: Array, key: Array, value: Array, clustering: Clustering, mask: Array | None, scale: float
-) -> tuple[Array, Array]:
-    """Attention of query i to key i + S - T alone, where no round lets them meet; else -inf."""
-    num_queries, num_keys, groups = query.shape[-3], key.shape[-3], query.shape[-2] // key.shape[-2]
-
-    def at_own(array: Array, axis: int) -> Array:
-        """The last T of axis; zeros (False) for queries before the first key."""
-        array = jax.lax.slice_in_dim(array, max(0, num_keys - num_queries), num_keys, axis=axis)
-        widths = [(0, 0)] * array.ndim
-        widths[axis] = (max(0, num_queries - num_keys), 0)
-        return jnp.pad(array, widths)
-
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
-    own_key, own_value = (
-        jnp.repeat(at_own(array, array.ndim - 3), groups, axis=-2) for array in (key, value)
-    )
-    logits = scale * inner_products(query, own_key, dtype)
-    of_query = cluster_of_tokens(clustering.query_order, num_queries)
-    of_key = cluster_of_tokens(clustering.key_order, num_keys)  # [*B, N, R, S]
-    own_cluster = at_own(of_key + 1, of_key.ndim - 1) - 1
-    unmet = ~jnp.any((of_query == own_cluster) & (own_cluster >= 0), axis=-2)  # [*B, N, T]
-    kept = jnp.ones((1,) * (query.ndim - 1) + (num_keys,), bool) if mask is None else mask
-    unmet &= at_own(kept, kept.ndim - 1)[..., 0, :]
-    return own_value, jnp.where(jnp.moveaxis(unmet, -2, -1), logits, -jnp.inf)
+def _before(name: str, lengths: Any, array: Array) -> Array | None:
+    """[*B, T], True at positions of array [*B, T, N, D] before each of the lengths [*B]."""
+    if lengths is None:
+        return None
+    lengths = jnp.asarray(lengths)
+    check_lengths(name, lengths, array.shape[:-3])
+    shape = array.shape[:-2]
+    positions = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    before: Array = positions < lengths.astype(jnp.int32)[..., None]
+    return before
 
 
 def smyrf_attention(
@@ -154,13 +120,13 @@ def smyrf_attention(
     rng: Key[Array, ""],
     num_hashes: int,
     cluster_size: int,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
     deduplicate: bool = False,
     return_residual: bool = False,
     implementation: Literal["auto", "dense", "clustered"] = "clustered",
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
-    """Approximate attention in O(N log N): smyrf_clustering, then clustered_attention.
+    """SMYRF in one call: attention(method=Smyrf(...)) with the paper's settings as arguments.
 
     With a cluster_size of T or more there is one cluster, and the result is dense attention for any rng.
 
@@ -172,8 +138,8 @@ def smyrf_attention(
         rng: typed key (`jax.random.key`); the same key gives the same output.
         num_hashes: R, hash rounds.
         cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
-        scale: of the logits; None means 1 / sqrt(D). Hashing looks at unscaled queries and keys.
-        is_causal: query i sees key j <= i + S - T only, and the key at its own position in any case.
+        scale: of the logits, as for `attention`. Hashing looks at unscaled queries and keys.
+        is_causal: query i sees key j <= i only, and the key at its own position in any case.
         deduplicate: each key counts once, in however many rounds it is met.
         return_residual: return the logsumexp over the attended keys as well, for `merge_attention`.
         implementation: "clustered"; "dense" for exact attention in T x S memory; "auto" for dense where it
@@ -190,21 +156,24 @@ def smyrf_attention(
 
     Source: SMYRF (arXiv:2010.05315), section 3.
     """
-    check_arguments(query, key, value, mask)
     if implementation not in ("auto", "dense", "clustered"):
         raise ValueError(
             f"implementation should be 'auto', 'dense' or 'clustered', but got {implementation!r}."
         )
+    method: Method = Smyrf(num_hashes, cluster_size, deduplicate)
     settings = {"num_hashes": num_hashes, "cluster_size": cluster_size}
-    check_settings(**settings)
-    if implementation == "auto" and dense_is_faster(query.shape[-3], key.shape[-3], **settings):
-        implementation = "dense"
-    options: dict[str, Any] = {
-        "scale": scale,
-        "is_causal": is_causal,
-        "return_residual": return_residual,
-    }
-    if implementation == "dense":
-        return dense_attention(query, key, value, mask, **options)
-    clustering = smyrf_clustering(query, key, mask, rng=rng, **settings)
-    return clustered_attention(query, key, value, clustering, mask, deduplicate=deduplicate, **options)
+    if implementation == "auto":
+        check_arguments(query, key, value, mask)  # before their shapes are read
+        if dense_is_faster(query.shape[-3], key.shape[-3], **settings):
+            implementation = "dense"
+    return attention(
+        query,
+        key,
+        value,
+        method=Dense() if implementation == "dense" else method,
+        mask=mask,
+        rng=rng,
+        scale=scale,
+        is_causal=is_causal,
+        return_residual=return_residual,
+    )

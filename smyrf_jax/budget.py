@@ -1,12 +1,14 @@
-"""What an attention costs, and the hash rounds and cluster size that a budget allows."""
+"""What an attention costs, counted, and the settings that a budget allows."""
 
+import dataclasses
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from smyrf_jax.arguments import check_means
-from smyrf_jax.steps import LOGITS_A_STEP, QUERIES_A_STEP
+from smyrf_jax.blockwise.schedule import LOGITS_A_STEP, QUERIES_A_STEP
+from smyrf_jax.checks import check_positive
 
 # Time of clustered attention on CPUs, forward and backward, in units of a query-key pair of dense attention:
 # of a pair in a cluster, and of hashing, sorting, gathering and merging a query or key in a round.
@@ -16,200 +18,197 @@ _TIME_OF_A_ROW = 27.0
 
 
 class Cost(NamedTuple):
-    """Settings of clustered attention, and what they cost beside dense attention.
+    """What an attention costs beside dense attention.
 
-    num_hashes: R.
-    cluster_size: C.
-    pairs: query-key pairs whose logits are computed, as a part of T * S. The papers' "memory".
-    memory: bytes of temporary memory, forward and backward.
+    pairs: query-key pairs, as a part of T * S: the papers' "memory". Of clusters all that are computed, of a
+        local window those inside it (up to three times as many are computed). A mean counts as a key, a
+        feature of a query or of a key as a pair.
+    memory: bytes of temporary memory, forward and backward, counted and not measured.
     memory_of_dense: the same as a part of what dense attention takes.
-    means_per_cluster: of the keys outside the clusters; 0 where they do not count.
     """
 
-    num_hashes: int
-    cluster_size: int
     pairs: float
     memory: int
     memory_of_dense: float
-    means_per_cluster: int = 0
-
-    @property
-    def settings(self) -> dict[str, int]:
-        """The arguments of smyrf_attention, or with means of canopy_attention."""
-        settings = {"num_hashes": self.num_hashes, "cluster_size": self.cluster_size}
-        return settings | ({"means_per_cluster": self.means_per_cluster} if self.means_per_cluster else {})
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{name}={number}" for name, number in self.settings.items())
         return (
-            f"{settings}: {self.pairs:.2%} of the pairs; "
-            f"{self.memory / 1e6:,.1f} MB, {self.memory_of_dense:.2%} of dense attention's memory"
+            f"{self.pairs:.2%} of the pairs; {self.memory / 1e6:,.1f} MB, "
+            f"{self.memory_of_dense:.2%} of dense attention's memory"
         )
 
 
-def cost(
-    num_queries: int,
-    num_keys: int,
-    *,
-    num_hashes: int,
-    cluster_size: int,
-    width: int,
-    value_width: int | None = None,
-    heads: int = 1,
-    batch: int = 1,
-    dtype: Any = np.float32,
-    lanes: int = 1,
-    means_per_cluster: int = 0,
-) -> Cost:
-    """What smyrf_attention costs with given settings, or canopy_attention (with means_per_cluster).
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The sizes of an attention.
 
-    Memory is counted, not measured: the rows of each token that the backward pass reads and adds up, in
-    float32, and two arrays of the logits of a step; of dense attention, two arrays of T x S logits.
-    benchmarks/memory.py puts it beside what compilers allocate.
-
-    Args:
-        num_queries: T.
-        num_keys: S.
-        num_hashes: R.
-        cluster_size: C.
-        width: D.
-        value_width: V; None means D.
-        heads: N.
-        batch: of one device.
-        dtype: of query, key and value.
-        lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
-        means_per_cluster: keys outside the clusters count by so many means of each: as many pairs for each
-            query, and with several rounds rows of their own. 0: they do not count.
-
-    Returns:
-        The cost.
+    num_queries, num_keys: T, S.
+    width, value_width: D, V; None means D.
+    heads: N.
+    batch: of one device.
+    dtype: of query, key and value.
+    lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
 
     Raises:
         ValueError: a number is not positive.
     """
-    value_width = width if value_width is None else value_width
-    numbers = {
-        "num_queries": num_queries,
-        "num_keys": num_keys,
-        "num_hashes": num_hashes,
-        "cluster_size": cluster_size,
-        "width": width,
-        "value_width": value_width,
-        "heads": heads,
-        "batch": batch,
-        "lanes": lanes,
-    }
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be positive, got {name}={number}.")
-    if means_per_cluster:
-        check_means(means_per_cluster)
-    cluster_size, keys_a_cluster, num_clusters = _clusters(num_queries, num_keys, cluster_size)
-    pairs = num_hashes * num_clusters * cluster_size * keys_a_cluster
 
-    def row(*widths: int, itemsize: int = 4) -> int:
-        return sum(-(-width // lanes) * lanes * itemsize for width in widths)
+    num_queries: int
+    num_keys: int
+    width: int = 64
+    value_width: int | None = None
+    heads: int = 1
+    batch: int = 1
+    dtype: Any = np.float32
+    lanes: int = 1
 
-    of_query = row(value_width + 1, value_width + 2, width)
-    if means_per_cluster:
-        pairs += num_queries * num_clusters * means_per_cluster
-        of_query += row(value_width + 1, value_width + 1)
-        if num_hashes > 1:
-            of_query += row(width, width)
-    of_key = row(width + value_width) + row(width + value_width, itemsize=np.dtype(dtype).itemsize)
-    if means_per_cluster and num_hashes > 1:
-        of_key += row(width, width)
-    piece = batch * min(cluster_size, QUERIES_A_STEP) * keys_a_cluster
-    step = min(max(LOGITS_A_STEP, piece), batch * heads * num_clusters * cluster_size * keys_a_cluster)
-    memory = batch * heads * (num_queries * of_query + num_keys * of_key) + 2 * 4 * step
-    dense = 2 * 4 * batch * heads * num_queries * num_keys
-    part = pairs / (num_queries * num_keys)
-    return Cost(num_hashes, cluster_size, part, memory, memory / dense, means_per_cluster)
+    def __post_init__(self) -> None:
+        numbers = {name: number for name, number in vars(self).items() if name != "dtype"}
+        check_positive(**(numbers | {"value_width": self.values}))
+
+    @property
+    def values(self) -> int:
+        """V."""
+        return self.width if self.value_width is None else self.value_width
+
+    def clusters(self, cluster_size: int) -> tuple[int, int, int]:
+        """Queries and keys a cluster, and clusters."""
+        size = min(cluster_size, self.num_queries)
+        num_clusters = -(-self.num_queries // size)
+        return size, -(-self.num_keys // num_clusters), num_clusters
+
+    def cluster_sizes(self) -> Iterator[int]:
+        """All sizes that differ in their number of clusters, from the largest down."""
+        found = 0
+        for num_clusters in range(1, self.num_queries + 1):
+            size = -(-self.num_queries // num_clusters)
+            if size != found:
+                found = size
+                yield size
+
+    def cost(
+        self,
+        pairs: int,
+        step: int,
+        of_query: Sequence[int] = (),
+        of_key: Sequence[int] = (),
+    ) -> Cost:
+        """What `pairs` in all cost, of one head and sample.
+
+        The memory: the rows of each token that the backward pass reads and adds up, in float32, and two
+        arrays of the logits of a step. Of dense attention, two arrays of T x S logits. benchmarks/memory.py
+        puts it beside what compilers allocate.
+
+        step: logits of a step, of all heads and samples.
+        of_query, of_key: widths of the rows of a query, and of a key.
+        """
+        rows = self.num_queries * self.row(*of_query) + self.num_keys * self.row(*of_key)
+        if of_key:  # gathered keys and values lie beside the sums of their gradients
+            rows += self.num_keys * self.row(self.width + self.values, itemsize=np.dtype(self.dtype).itemsize)
+        memory = self.batch * self.heads * rows + 2 * 4 * step
+        dense = 2 * 4 * self.batch * self.heads * self.num_queries * self.num_keys
+        return Cost(pairs / (self.num_queries * self.num_keys), memory, memory / dense)
+
+    def row(self, *widths: int, itemsize: int = 4) -> int:
+        """Bytes of rows of these widths."""
+        return sum(-(-width // self.lanes) * self.lanes * itemsize for width in widths)
+
+    def step(self, size: int, keys: int, num_clusters: int) -> int:
+        """Logits of a step of the loop over clusters of `size` queries and `keys` keys."""
+        piece = self.batch * min(size, QUERIES_A_STEP) * keys
+        return min(max(LOGITS_A_STEP, piece), self.batch * self.heads * num_clusters * size * keys)
 
 
-def budget(
-    num_queries: int,
-    num_keys: int,
-    *,
-    width: int,
-    pairs: float | None = None,
-    memory: float | None = None,
-    num_hashes: int = 4,
-    means: bool = False,
-    **others: Any,
-) -> Cost:
-    """The largest clusters whose cost stays within a part of dense attention's.
+M = TypeVar("M")
 
-    With means (canopy_attention; take num_hashes=1) clusters and means share the cost evenly. Give a part
-    of dense attention's pairs, of its memory, or both. This operation's memory depends little on its
-    settings, so that pairs (time) are what there is to choose; with memory alone, half of the pairs
-    are allowed, as with more dense attention is the better choice.
 
-    Args:
-        num_queries: T.
-        num_keys: S.
-        width: D.
-        pairs: of T * S, 0 to 1.
-        memory: of dense attention's, above 0.
-        num_hashes: R.
-        means: whether keys outside the clusters count by means; the number of means is chosen too.
-        **others: value_width, heads, batch, dtype and lanes, as in `cost`.
+class BudgetError(ValueError):
+    """No settings are within a budget."""
 
-    Returns:
-        The settings, `num_hashes` and `cluster_size`, with what they cost.
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """A part of dense attention's pairs, of its memory, or both.
+
+    This operation's memory depends little on its settings, so that pairs (time) are what there is to choose;
+    with memory alone, half of the pairs are allowed, as with more dense attention is the better choice.
 
     Raises:
-        ValueError: neither or a senseless budget is given, or no settings are within it; the message says
-            what the smallest cost.
+        ValueError: neither is given, or one is not above 0.
     """
-    if pairs is None and memory is None:
-        raise ValueError("Give pairs or memory, as a part of what dense attention takes.")
-    for name, part in (("pairs", pairs), ("memory", memory)):
-        if part is not None and part <= 0:
-            raise ValueError(f"{name} must be positive, got {name}={part}.")
-    pairs_allowed = 0.5 if pairs is None else pairs
-    memory_allowed = math.inf if memory is None else memory
-    if num_hashes < 1:
-        raise ValueError(f"num_hashes must be positive, got num_hashes={num_hashes}.")
-    tried, within = [], []
-    means_tried = [2**power for power in range(num_keys.bit_length())] if means else [0]
-    for means_per_cluster in means_tried:
-        for num_clusters in range(1, num_queries + 1):
-            setting = {
-                "cluster_size": -(-num_queries // num_clusters),
-                "means_per_cluster": means_per_cluster,
-            }
-            found = cost(num_queries, num_keys, width=width, num_hashes=num_hashes, **setting, **others)
-            tried.append(found)
-            if found.pairs <= pairs_allowed and found.memory_of_dense <= memory_allowed:
-                within.append(found)
-                break
-            if num_clusters * means_per_cluster > num_keys:
-                break  # as many means as keys
 
-    def of_means(found: Cost) -> float:
-        return -(-num_queries // found.cluster_size) * found.means_per_cluster / num_keys
+    pairs: float | None = None
+    memory: float | None = None
 
-    if within:
-        return min(within, key=lambda found: abs(found.pairs - 2 * of_means(found)))
-    smallest = min(tried, key=lambda found: found.pairs)
-    raise ValueError(
-        f"No cluster_size is within pairs={pairs_allowed:.2%} and memory={memory_allowed:.2%} of dense "
-        f"attention's with num_hashes={num_hashes}; the least is {smallest}. For sequences this short, "
-        "take fewer hash rounds or dense attention."
-    )
+    def __post_init__(self) -> None:
+        if self.pairs is None and self.memory is None:
+            raise ValueError("Give pairs or memory, as a part of what dense attention takes.")
+        for name, part in vars(self).items():
+            if part is not None and not part > 0:
+                raise ValueError(f"{name} must be positive, got {name}={part}.")
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether the cost is within."""
+        pairs = 0.5 if self.pairs is None else self.pairs
+        memory = math.inf if self.memory is None else self.memory
+        return cost.pairs <= pairs and cost.memory_of_dense <= memory
+
+    def first(self, methods: Iterable[M], cost_of: Callable[[M], Cost]) -> M:
+        """The first of the methods whose cost is within.
+
+        Raises:
+            BudgetError: none is; the message says what the least costs.
+        """
+        least: tuple[Cost, M] | None = None
+        for method in methods:
+            cost = cost_of(method)
+            if self.allows(cost):
+                return method
+            if least is None or cost.pairs < least[0].pairs:
+                least = cost, method
+        assert least is not None
+        parts = [f"{name}={part:.2%}" for name, part in vars(self).items() if part is not None]
+        raise BudgetError(
+            f"No settings are within {' and '.join(parts)} of dense attention's; the least is "
+            f"{least[1]}: {least[0]}. For sequences this short, take fewer rounds or Dense()."
+        )
+
+
+def clustered_cost(
+    problem: Problem, rounds: int, cluster_size: int, *, means: int = 0, features: int = 0
+) -> Cost:
+    """What clusters cost, with means a cluster or features of each token outside."""
+    size, keys, num_clusters = problem.clusters(cluster_size)
+    width, values = problem.width, problem.values
+    pairs = rounds * num_clusters * size * keys
+    of_query, of_key = [values + 1, values + 2, width], [width + values]
+    if means or features:  # an output and a logsumexp to begin with, and their gradients
+        of_query += [values + 1, values + 1]
+    if means:
+        pairs += problem.num_queries * num_clusters * means
+        if rounds > 1:  # the estimate of a pair wants the query again and the key's mean, and their gradients
+            of_query += [width, width]
+            of_key += [width, width]
+    if features:
+        pairs += features * (problem.num_queries + problem.num_keys)
+        of_query += [features, features, 1, 1]
+        of_key += [features, features]
+    return problem.cost(pairs, problem.step(size, keys, num_clusters), of_query, of_key)
+
+
+def window_cost(problem: Problem, window: int, *, features: int = 0) -> Cost:
+    """What local windows cost, with features outside. Pairs that a window hides do not count."""
+    size = min(max(window, 64), problem.num_queries)
+    count = clustered_cost(problem, 1, size, features=features)
+    pairs = problem.num_queries * min(window, problem.num_keys)
+    pairs += features * (problem.num_queries + problem.num_keys)
+    return count._replace(pairs=pairs / (problem.num_queries * problem.num_keys))
 
 
 def dense_is_faster(num_queries: int, num_keys: int, *, num_hashes: int, cluster_size: int) -> bool:
-    """Whether dense attention takes less time than clustered attention, by measurements on CPUs."""
-    cluster_size, keys_a_cluster, num_clusters = _clusters(num_queries, num_keys, cluster_size)
-    pairs = num_clusters * cluster_size * keys_a_cluster
-    clustered = num_hashes * (_TIME_OF_A_PAIR * pairs + _TIME_OF_A_ROW * (num_queries + num_keys))
-    return num_queries * num_keys <= clustered
-
-
-def _clusters(num_queries: int, num_keys: int, cluster_size: int) -> tuple[int, int, int]:
-    """Queries and keys a cluster, and clusters."""
-    cluster_size = max(1, min(cluster_size, num_queries))
-    num_clusters = max(1, -(-num_queries // cluster_size))
-    return cluster_size, -(-num_keys // num_clusters), num_clusters
+    """Whether dense attention takes less time than SMYRF's, by measurements on CPUs."""
+    if not num_queries or not num_keys:
+        return True
+    size, keys, num_clusters = Problem(num_queries, num_keys).clusters(cluster_size)
+    clustered = _TIME_OF_A_PAIR * num_clusters * size * keys + _TIME_OF_A_ROW * (num_queries + num_keys)
+    return num_queries * num_keys <= num_hashes * clustered

@@ -1,14 +1,13 @@
-"""Exact attention in the signature of smyrf_attention: the oracle, and the choice for short sequences."""
-
-import math
+"""Exact attention: the oracle, and the choice for short sequences."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Bool, Float
 
-from smyrf_jax.arguments import check_arguments
-from smyrf_jax.merging import finite_min
+from smyrf_jax.checks import check_arguments, empty_attention, is_empty, scale_of
+from smyrf_jax.floats import finite_min
+from smyrf_jax.rows import repeat_heads
 
 
 def dense_attention(
@@ -17,8 +16,7 @@ def dense_attention(
     value: Float[Array, "*B S M V"],
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
-    rng: Key[Array, ""] | None = None,
-    scale: float | None = None,
+    scale: float | Array | None = None,
     is_causal: bool = False,
     return_residual: bool = False,
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
@@ -29,9 +27,8 @@ def dense_attention(
         key: [*B, S, M, D]; M divides N, and N / M neighbouring query heads share a key head.
         value: [*B, S, M, V].
         mask: [*B, 1|N, 1, S], True keeps a key. A row without keys gives zeros.
-        rng: taken and not used, so that dense and clustered attention can be exchanged.
-        scale: of the logits; None means 1 / sqrt(D).
-        is_causal: query i sees key j <= i + S - T only.
+        scale: of the logits, one number, which may be traced; None means 1 / sqrt(D).
+        is_causal: query i sees key j <= i only, as in jax.nn.
         return_residual: return the logsumexp as well.
 
     Returns:
@@ -42,17 +39,25 @@ def dense_attention(
         ValueError: shapes do not fit.
     """
     check_arguments(query, key, value, mask)
-    del rng
+    scale = scale_of(scale, query.shape[-1])
+    output, logsumexp = attend_densely(query, key, value, mask, scale=scale, is_causal=is_causal)
+    return (output, logsumexp) if return_residual else output
+
+
+def attend_densely(
+    query: Array, key: Array, value: Array, mask: Array | None, *, scale: float | Array, is_causal: bool
+) -> tuple[Array, Array]:
+    """`dense_attention`, unchecked: output and logsumexp."""
+    if is_empty(query, key):
+        return empty_attention(query, value)
     weights, total, logsumexp = _softmax(query, key, mask, scale, is_causal)
-    value = jnp.repeat(value, query.shape[-2] // value.shape[-2], axis=-2)
     output = jnp.einsum(
         "...nts,...snv->...tnv",
         weights.astype(value.dtype),
-        value,
+        repeat_heads(value, query.shape[-2]),
         preferred_element_type=weights.dtype,
     )
-    output = (output / jnp.moveaxis(total, -3, -2)).astype(value.dtype)
-    return (output, logsumexp) if return_residual else output
+    return (output / jnp.moveaxis(total, -3, -2)).astype(value.dtype), logsumexp
 
 
 def dense_weights(
@@ -60,7 +65,7 @@ def dense_weights(
     key: Float[Array, "*B S M D"],
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
-    scale: float | None = None,
+    scale: float | Array | None = None,
     is_causal: bool = False,
 ) -> Float[Array, "*B N T S"]:
     """The weights of dense_attention, softmax(scale * q k^T), [*B, N, T, S]; rows without keys are zero.
@@ -68,26 +73,25 @@ def dense_weights(
     Arguments as in `dense_attention`. Returns float32 at least.
     """
     check_arguments(query, key, key, mask)
-    weights, total, _ = _softmax(query, key, mask, scale, is_causal)
+    weights, total, _ = _softmax(query, key, mask, scale_of(scale, query.shape[-1]), is_causal)
     return weights / total
 
 
 def _softmax(
-    query: Array, key: Array, mask: Array | None, scale: float | None, is_causal: bool
+    query: Array, key: Array, mask: Array | None, scale: float | Array, is_causal: bool
 ) -> tuple[Array, Array, Array]:
     """Weights [*B, N, T, S], their sums [*B, N, T, 1] (1 in rows without keys), and logsumexps [*B, T, N].
 
     The weights are e^{logits - top} for the largest logit of a row: dividing the output by their sum is
     a pass over T x V numbers, not T x S.
     """
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    key = jnp.repeat(key, query.shape[-2] // key.shape[-2], axis=-2)
+    key, scale = repeat_heads(key, query.shape[-2]), jnp.asarray(scale, dtype)
     logits = scale * jnp.einsum("...tnd,...snd->...nts", query, key, preferred_element_type=dtype)
     keep = mask
     if is_causal:
         num_queries, num_keys = logits.shape[-2:]
-        seen = jnp.tri(num_queries, num_keys, num_keys - num_queries, dtype=bool)
+        seen = jnp.tri(num_queries, num_keys, dtype=bool)
         seen = seen.reshape((1,) * (logits.ndim - 2) + seen.shape)
         keep = seen if keep is None else keep & seen
     low = finite_min(dtype)

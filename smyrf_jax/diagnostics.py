@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,10 +12,14 @@ import scipy.optimize
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
-from smyrf_jax.attention import smyrf_attention
-from smyrf_jax.budget import cost
+from smyrf_jax.attention import attention
+from smyrf_jax.budget import BudgetError
+from smyrf_jax.checks import check_arguments, rng_of
 from smyrf_jax.clustering import Clustering, cluster_of_tokens
+from smyrf_jax.clustering.local import in_window
 from smyrf_jax.dense import dense_attention, dense_weights
+from smyrf_jax.methods import Clustered, Method, Smyrf
+from smyrf_jax.rows import repeat_heads
 
 _MOST_PARTITIONS = 100_000
 
@@ -41,9 +45,10 @@ def attention_error(
 def captured_mass(
     query: Float[Array, "*B T N D"],
     key: Float[Array, "*B S M D"],
-    clustering: Clustering,
+    clusters: Clustering | Method,
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
+    rng: Key[Array, ""] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
 ) -> Float[Array, "*B T N"]:
@@ -52,21 +57,39 @@ def captured_mass(
     Args:
         query: [*B, T, N, D].
         key: [*B, S, M, D].
-        clustering: of the queries and keys.
+        clusters: of the queries and keys, or the method that makes them.
         mask: [*B, 1|N, 1, S], True keeps a key.
+        rng: of the method, as for `attention`.
         scale: of the logits; None means 1 / sqrt(D).
-        is_causal: query i sees key j <= i + S - T only, in the dense attention as well.
+        is_causal: query i sees key j <= i only, in the dense attention as well.
 
     Returns:
         [*B, T, N] from 0 to 1; a query without keys has 0.
+
+    Raises:
+        ValueError: the method has no clusters.
     """
+    check_arguments(query, key, key, mask)
+    window = None
+    if isinstance(clusters, Clustered):
+        parts = clusters.parts_for(query, key, mask, rng_of(rng))
+        clusters, window = parts.clustering, parts.window
+    elif isinstance(clusters, Method):
+        clusters = clusters.clustering(query, key, mask, rng=rng)  # raises: it has none
     weights = dense_weights(query, key, mask, scale=scale, is_causal=is_causal)
-    met = shared_cluster(clustering, query.shape[-3], key.shape[-3])
+    met = shared_cluster(clusters, query.shape[-3], key.shape[-3], window=window)
     return jnp.moveaxis(jnp.sum(jnp.where(met, weights, 0.0), axis=-1), -2, -1)
 
 
-def shared_cluster(clustering: Clustering, num_queries: int, num_keys: int) -> Bool[Array, "*B N T S"]:
-    """Which queries and keys share a cluster in any round, [*B, N, T, S]."""
+def shared_cluster(
+    clustering: Clustering, num_queries: int, num_keys: int, *, window: int | None = None
+) -> Bool[Array, "*B N T S"]:
+    """Which queries and keys meet in any round, [*B, N, T, S]: in a cluster, or in a local window."""
+    if window is not None:
+        distance = jnp.arange(num_keys)[None] - jnp.arange(num_queries)[:, None]
+        return jnp.broadcast_to(
+            in_window(distance, window), (*clustering.query_order.shape[:-3], num_queries, num_keys)
+        )
     of_query = cluster_of_tokens(clustering.query_order, num_queries)
     of_key = cluster_of_tokens(clustering.key_order, num_keys)
     met = (of_query[..., :, None] == of_key[..., None, :]) & (of_key[..., None, :] >= 0)
@@ -106,16 +129,55 @@ def singular_values(
     return jnp.linalg.svd(weights, compute_uv=False)
 
 
+def largest_keys_attention(
+    query: Float[Array, "*B T N D"],
+    key: Float[Array, "*B S M D"],
+    value: Float[Array, "*B S M V"],
+    *,
+    count: int,
+    scale: float | None = None,
+) -> Float[Array, "*B T N V"]:
+    """Each query with its `count` largest keys, which nobody finds for free: the oracle of sparse attention.
+
+    Equal weights at the border all count. A sample and a head at a time: what is dense here takes T x S.
+    """
+
+    def of_head(arrays: tuple[Array, Array, Array]) -> Array:
+        query, key, value = (array[:, None] for array in arrays)  # [T, 1, D]
+        weights = dense_weights(query, key, scale=scale)[0]
+        # The least of them by bisection; sorting 8192 x 8192 weights takes minutes.
+        low, high = jnp.zeros(len(query)), jnp.ones(len(query))
+
+        def halved(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = jnp.where(low > 1e-30, jnp.sqrt(low * high), 1e-6 * high)
+            enough = jnp.sum(weights >= middle[:, None], axis=-1) >= count
+            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+        low, high = jax.lax.fori_loop(0, 40, halved, (low, high))
+        kept = jnp.where(weights >= low[:, None], weights, 0)
+        return (kept / jnp.sum(kept, axis=-1, keepdims=True)) @ value[:, 0]
+
+    batch, heads = query.shape[:-3], query.shape[-2]
+    key, value = (repeat_heads(array, heads) for array in (key, value))
+    by_head = tuple(
+        jnp.moveaxis(array, -2, -3).reshape(-1, array.shape[-3], array.shape[-1])
+        for array in (query, key, value)
+    )
+    output = jax.lax.map(of_head, by_head)
+    return jnp.moveaxis(output.reshape(*batch, heads, *output.shape[1:]), -3, -2)
+
+
 def error_by_pairs(
     query: Float[Array, "*B T N D"],
     key: Float[Array, "*B S M D"],
     value: Float[Array, "*B S M V"],
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
-    rng: Key[Array, ""],
-    num_hashes: int,
+    method: type[Method] = Smyrf,
+    rng: Key[Array, ""] | None = None,
     scale: float | None = None,
-    attention: Callable[..., Any] = smyrf_attention,
+    **fields: Any,
 ) -> list[tuple[float, float]]:
     """How the error falls as more pairs are allowed: from 1/64 (1.56 %) to all of them, doubling.
 
@@ -124,29 +186,27 @@ def error_by_pairs(
         key: [*B, S, M, D].
         value: [*B, S, M, V].
         mask: [*B, 1|N, 1, S], True keeps a key.
-        rng: typed key.
-        num_hashes: R.
+        method: a kind of method, whose settings `for_budget` finds.
+        rng: typed key; None: always the same.
         scale: of the logits; None means 1 / sqrt(D).
-        attention: in the signature of smyrf_attention.
+        **fields: of the method, that are fixed, such as num_hashes=2.
 
     Returns:
-        Pairs as a part of T * S, and the mean of `attention_error`, for each cluster size. Parts that would
-        need more clusters than there are queries are left out.
+        Pairs as a part of T * S as they are spent, means and features included, and the mean of
+        `attention_error`. Parts that no settings are within are left out.
     """
     exact: Any = dense_attention(query, key, value, mask, scale=scale)
     num_queries, num_keys = query.shape[-3], key.shape[-3]
     points = []
     parts = [2.0**-power for power in range(6, -1, -1)]
-    for part, rng_part in zip(parts, jax.random.split(rng, len(parts)), strict=True):
-        num_clusters = max(1, round(num_hashes / part))
-        if num_clusters > num_queries:
+    rngs = jax.random.split(rng_of(rng), len(parts))
+    for part, rng_part in zip(parts, rngs, strict=True):
+        try:
+            found = method.for_budget(num_queries, num_keys, pairs=part, **fields)
+        except BudgetError:
             continue
-        settings: dict[str, Any] = {
-            "num_hashes": num_hashes,
-            "cluster_size": -(-num_queries // num_clusters),
-        }
-        output = attention(query, key, value, mask, rng=rng_part, scale=scale, **settings)
-        pairs = cost(num_queries, num_keys, width=query.shape[-1], **settings).pairs
+        output: Any = attention(query, key, value, method=found, mask=mask, rng=rng_part, scale=scale)
+        pairs = found.cost(num_queries, num_keys).pairs
         points.append((pairs, float(jnp.mean(attention_error(output, exact)))))
     return points
 

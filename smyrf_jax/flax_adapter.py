@@ -1,45 +1,59 @@
-"""Attentions of this package as the attention_fn of Flax's multi-head attention, linen and nnx."""
+"""Attention of any method as the attention_fn of Flax's multi-head attention, linen and nnx."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 from jax import Array
 
-from smyrf_jax.attention import smyrf_attention
+from smyrf_jax.attention import attention
+from smyrf_jax.methods import Canopy, Method
+
+# Of the rng collection in linen, and of the stream in nnx.
+HASHING = "hashing"
 
 
 def as_attention_fn(
-    attention: Callable[..., Any] = smyrf_attention, *, rngs: nnx.Rngs | None = None, **options: Any
+    method: Method = Canopy(),  # noqa: B008
+    *,
+    is_causal: bool = False,
+    mask_is_padding: bool = False,
+    rngs: nnx.Rngs | None = None,
 ) -> Callable[..., Array]:
     """An attention_fn for flax.linen.MultiHeadDotProductAttention or flax.nnx.MultiHeadAttention.
 
-    linen: `as_attention_fn(num_hashes=4, cluster_size=128)`; each call draws from the rng collection
-    "hashing": `model.apply(variables, inputs, rngs={"hashing": jax.random.key(0)})`.
-    nnx: `as_attention_fn(num_hashes=4, cluster_size=128, rngs=nnx.Rngs(hashing=0))`; each call draws from
-    the stream "hashing" (or the default stream).
+    What the method draws it draws anew in each call: in linen from the rng collection "hashing"
+    (`model.apply(variables, inputs, rngs={"hashing": jax.random.key(0)})`), in nnx from the stream "hashing"
+    of `rngs` (or its default stream). Without them it is always the same, as for `attention`.
 
-    Masks are key-padding masks [*B, 1 or N, 1, S]; for causal attention give the option is_causal=True.
-    What Flax can ask for and this cannot do (dropout of attention weights, bias, sown weights, a
-    precision, einsums of its own) raises ValueError and is never left out silently.
+    Masks are key-padding masks [*B, 1 or N, 1, S]. What Flax can ask for and this cannot do (dropout of
+    attention weights, bias, sown weights, a precision, einsums of its own) raises ValueError and is never
+    left out silently.
 
     Args:
-        attention: smyrf_attention, or another attention with its signature.
+        method: of `attention`.
+        is_causal: query i sees key j <= i only.
+        mask_is_padding: the masks [*B, 1 or N, T, S] that Flax makes are of padding alone, as those of
+            make_attention_mask(pad, pad): a key counts for all queries if it counts for one.
         rngs: for nnx.
-        **options: of the attention, such as num_hashes and cluster_size.
     """
     if rngs is None:
-        return LinenAttention(attention, options)
-    return NNXAttention(attention, options, rngs)
+        return LinenAttention(method, is_causal, mask_is_padding)
+    return NNXAttention(method, is_causal, mask_is_padding, rngs)
+
+
+def hashing_rng(module: linen.Module) -> Array | None:
+    """A key of the collection "hashing" for a linen module, None where it is not given."""
+    return module.make_rng(HASHING) if module.scope is not None and module.has_rng(HASHING) else None
 
 
 class LinenAttention(linen.Module):
-    """See `as_attention_fn`."""
+    """See `as_attention_fn`. Holds no variables; also for nnx, where nothing is to be drawn anew."""
 
-    attention: Callable[..., Any]
-    options: Mapping[str, Any]
+    method: Method
+    is_causal: bool = False
+    mask_is_padding: bool = False
 
     def __call__(
         self,
@@ -61,11 +75,6 @@ class LinenAttention(linen.Module):
         attn_weights_value_einsum: Any = None,
         is_causal: bool = False,
     ) -> Array:
-        if self.scope is None:
-            raise ValueError(
-                "as_attention_fn() without rngs is for flax.linen. For flax.nnx pass rngs, "
-                "for example as_attention_fn(..., rngs=nnx.Rngs(hashing=0))."
-            )
         del broadcast_dropout, dropout_rng, force_fp32_for_softmax  # the softmax is float32 in any case
         _refuse_dropout(dropout_rate, deterministic)
         _refuse(
@@ -76,17 +85,16 @@ class LinenAttention(linen.Module):
             qk_attn_weights_einsum=qk_attn_weights_einsum,
             attn_weights_value_einsum=attn_weights_value_einsum,
         )
-        attend = _with_options(self.attention, self.options, is_causal, dtype)
-        return attend(query, key, value, mask, rng=self.make_rng("hashing"))
+        arrays = _in_dtype(query, key, value, dtype)
+        return _attend(self, *arrays, mask, is_causal=is_causal, rng=hashing_rng(self))
 
 
 class NNXAttention(nnx.Module):
     """See `as_attention_fn`."""
 
-    def __init__(self, attention: Callable[..., Any], options: Mapping[str, Any], rngs: nnx.Rngs):
-        self.attention = attention
-        self.options = nnx.static(dict(options))
-        self.hashing = rngs["hashing"].fork()
+    def __init__(self, method: Method, is_causal: bool, mask_is_padding: bool, rngs: nnx.Rngs):
+        self.method, self.is_causal, self.mask_is_padding = method, is_causal, mask_is_padding
+        self.hashing = rngs[HASHING].fork()
 
     def __call__(
         self,
@@ -107,50 +115,52 @@ class NNXAttention(nnx.Module):
         del broadcast_dropout, dropout_rng
         _refuse_dropout(dropout_rate, deterministic)
         _refuse(bias=bias, precision=precision, sow_weights=module)
-        attend = _with_options(self.attention, self.options, is_causal, dtype)
-        return attend(query, key, value, mask, rng=self.hashing())
-
-
-def _with_options(
-    attention: Callable[..., Any], options: Mapping[str, Any], is_causal: bool, dtype: Any
-) -> Callable[..., Array]:
-    """The attention, for arrays and masks as Flax gives them."""
-    options = {**options, "is_causal": is_causal or options.get("is_causal", False)}
-
-    def attend(query: Array, key: Array, value: Array, mask: Array | None, *, rng: Array) -> Array:
-        return attention(*_as_arguments(query, key, value, mask, dtype), rng=rng, **options)
-
-    return attend
+        arrays = _in_dtype(query, key, value, dtype)
+        return _attend(self, *arrays, mask, is_causal=is_causal, rng=self.hashing())
 
 
 def _refuse(**arguments: Any) -> None:
     for name, argument in arguments.items():
         if argument is not None:
-            raise ValueError(f"{name} is not supported by clustered attention; leave it out.")
+            raise ValueError(f"{name} is not supported by this attention; leave it out.")
 
 
 def _refuse_dropout(rate: float, deterministic: bool) -> None:
     if rate > 0 and not deterministic:
         raise ValueError(
-            f"dropout of attention weights is not supported by clustered attention, but got "
+            f"dropout of attention weights is not supported by this attention, but got "
             f"dropout_rate={rate}. Set dropout_rate=0 and drop the output of the attention instead, "
             "or call with deterministic=True."
         )
 
 
-def _as_arguments(
-    query: Array, key: Array, value: Array, mask: Array | None, dtype: Any
-) -> tuple[Array, Array, Array, Array | None]:
-    """Arrays in the dtype that Flax asks for, and its numeric masks as booleans."""
+def _in_dtype(query: Array, key: Array, value: Array, dtype: Any) -> tuple[Array, Array, Array]:
+    """Arrays in the dtype that Flax asks for."""
+    if dtype is None:
+        dtype = jnp.promote_types(jnp.promote_types(query.dtype, key.dtype), value.dtype)
+    return query.astype(dtype), key.astype(dtype), value.astype(dtype)
+
+
+def _attend(
+    settings: LinenAttention | NNXAttention,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    *,
+    is_causal: bool,
+    rng: Array | None,
+) -> Array:
     if mask is not None:
-        mask = mask.astype(bool)
-        if mask.shape[-2] != 1:
+        mask = mask.astype(bool)  # Flax's are numbers
+        if settings.mask_is_padding:
+            mask = jnp.any(mask, axis=-2, keepdims=True)
+        elif mask.shape[-2] != 1:
             raise ValueError(
-                f"mask should be a key-padding mask [*B, 1 or N, 1, S], but got {mask.shape=}. For padded "
-                "keys: padding[:, None, None, :]. For causal attention: as_attention_fn(is_causal=True, ...)."
+                f"mask should be a key-padding mask [*B, 1 or N, 1, S], but got {mask.shape=}. If it is of "
+                "padding alone, as make_attention_mask(pad, pad) is: as_attention_fn(mask_is_padding=True). "
+                "For causal attention: as_attention_fn(is_causal=True), and no mask."
             )
-    dtype = (
-        jnp.promote_types(jnp.promote_types(query.dtype, key.dtype), value.dtype) if dtype is None else dtype
-    )
-    query, key, value = jax.tree.map(lambda array: array.astype(dtype), (query, key, value))
-    return query, key, value, mask
+    is_causal = is_causal or settings.is_causal
+    output = attention(query, key, value, method=settings.method, mask=mask, rng=rng, is_causal=is_causal)
+    return jnp.asarray(output)

@@ -7,10 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-
-def finite_min(dtype: jnp.dtype) -> float:
-    """Stands for -inf in logits. Finite: a row without keys would give NaN."""
-    return float(jnp.finfo(dtype).min) / 2
+from smyrf_jax.floats import finite_min
 
 
 def merge_attention(

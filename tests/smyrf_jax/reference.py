@@ -46,7 +46,7 @@ def reference(query, key, value, clustering, mask=None, *, scale=None, deduplica
     met = (of_query[..., :, None] == of_key[..., None, :]) & (of_key[..., None, :] >= 0)
     count = jnp.sum(met, axis=2)  # [B, N, T, S]
     if is_causal:
-        position = jnp.arange(num_queries)[:, None] + num_keys - num_queries
+        position = jnp.arange(num_queries)[:, None]
         count = jnp.maximum(count, (jnp.arange(num_keys)[None] == position)[None, None])
         count = jnp.where((jnp.arange(num_keys)[None] <= position)[None, None], count, 0)
     if deduplicate:

@@ -14,9 +14,8 @@ from tests.smyrf_jax.reference import SHAPES, arrays_of, padding_mask
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_dense_attention_is_that_of_jax_nn(masked, is_causal):
-    batch, length, _, heads, width, _ = SHAPES[2]
-    # jax.nn wants V = D, and aligns causal masks at the start: the same where T = S.
-    shape = (batch, length, length, heads, width, width)
+    batch, length, num_keys, heads, width, _ = SHAPES[2]
+    shape = (batch, length, num_keys, heads, width, width)  # jax.nn wants V = D
     arrays = arrays_of(shape)
     mask = padding_mask(shape) if masked else None
     expected = jax.nn.dot_product_attention(*arrays, mask=mask, is_causal=is_causal, return_residual=True)
@@ -31,6 +30,6 @@ def test_the_weights_are_those_of_the_output():
     output = dense_attention(query, key, value, mask, is_causal=True)
     chex.assert_trees_all_close(jnp.einsum("bnts,bsnv->btnv", weights, value), output, rtol=1e-5, atol=1e-6)
     sums = jnp.sum(weights[0], axis=-1)
-    # 13 queries, 7 keys, aligned at the end: the first 6 queries are before the first key.
-    np.testing.assert_allclose(sums, jnp.broadcast_to(jnp.arange(13) >= 6, (2, 13)), atol=1e-6)
+    np.testing.assert_allclose(sums, 1, atol=1e-6)
+    assert jnp.all((weights[0] > 0) == (jnp.arange(7)[None] <= jnp.arange(13)[:, None])[None])
     np.testing.assert_array_equal(weights[1], 0)

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import Clustering, dense_attention
+from smyrf_jax import Clustering, Local, dense_attention
+from smyrf_jax.dense import dense_weights
 from smyrf_jax.diagnostics import (
     attention_entropy,
     attention_error,
     captured_mass,
+    largest_keys_attention,
     optimal_clustering,
     shared_cluster,
     singular_values,
@@ -37,6 +39,28 @@ def test_captured_mass_is_the_mass_of_the_pairs_that_met():
     expected = jnp.sum(weights * met, axis=-1)
     chex.assert_trees_all_close(captured_mass(query, key, clustering, mask), expected, rtol=1e-5)
     assert 0 < jnp.min(jnp.mean(expected, axis=1)) < jnp.max(jnp.mean(expected, axis=1)) < 1
+
+
+def test_captured_mass_of_a_window_is_that_of_the_window():
+    query, key, _ = arrays_of((1, 100, 100, 2, 4, 4))
+    mass = captured_mass(query, key, Local(9))
+    weights = dense_weights(query, key)
+    distance = jnp.abs(jnp.arange(100)[None] - jnp.arange(100)[:, None])
+    expected = jnp.moveaxis(jnp.sum(jnp.where(distance[None, None] <= 4, weights, 0), axis=-1), -1, -2)
+    chex.assert_trees_all_close(mass, expected, rtol=1e-5)
+
+
+def test_the_oracle_takes_the_largest_keys():
+    query, key, value = arrays_of((2, 20, 30, 4, 4, 5))
+    key, value = key[:, :, :2], value[:, :, :2]
+    weights = dense_weights(query, key)
+    least = -jnp.sort(-weights, axis=-1)[..., 6:7]
+    kept = jnp.where(weights >= least, weights, 0)
+    kept /= jnp.sum(kept, axis=-1, keepdims=True)
+    expected = jnp.einsum("bnts,bsnv->btnv", kept, jnp.repeat(value, 2, axis=2))
+    chex.assert_trees_all_close(
+        largest_keys_attention(query, key, value, count=7), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_entropy_of_equal_keys_is_their_logarithm():

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from smyrf_jax import canopy_attention
+from smyrf_jax import Canopy, Dense, Smyrf, attention
 from smyrf_jax.flax_adapter import as_attention_fn
 
 FEATURES, HEADS, LENGTH = 8, 2, 12
 # One cluster: equal to Flax's own dense attention, whatever is drawn.
-EXACT = {"num_hashes": 1, "cluster_size": LENGTH}
-CLUSTERED = {"num_hashes": 2, "cluster_size": 4}
+EXACT = Smyrf(1, LENGTH)
+CLUSTERED = Smyrf(2, 4)
 
 
 def inputs_of(seed=0):
@@ -55,7 +55,7 @@ class NNX(nnx.Module):
 
 def test_linen_one_cluster_is_its_dense_attention():
     inputs, mask = inputs_of(), padding()[:, None, None, :]
-    dense, ours = Linen(linen.dot_product_attention), Linen(as_attention_fn(**EXACT))
+    dense, ours = Linen(linen.dot_product_attention), Linen(as_attention_fn(EXACT))
     variables = dense.init(jax.random.key(0), inputs)
 
     def loss(model, variables, rng):
@@ -70,21 +70,24 @@ def test_linen_one_cluster_is_its_dense_attention():
 
 def test_linen_draws_from_the_collection_hashing():
     inputs = inputs_of()
-    model = Linen(as_attention_fn(**CLUSTERED))
+    model = Linen(as_attention_fn(CLUSTERED))
     variables = model.init({"params": jax.random.key(0), "hashing": jax.random.key(1)}, inputs)
     assert set(variables["params"]) == {"first", "second"}
     apply = jax.jit(lambda rng: model.apply(variables, inputs, rngs={"hashing": rng}))
     first, again, other = (apply(jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert jnp.any(first != other)
-    with pytest.raises(Exception, match="hashing"):
-        model.apply(variables, inputs)
+    # Without the collection it is always the same, and the module may be a static argument.
+    fixed = [jax.jit(lambda model, inputs: model.apply(variables, inputs), static_argnums=0)(model, inputs)]
+    fixed += [model.apply(variables, inputs), apply(jax.random.key(3))]
+    chex.assert_trees_all_close(*fixed[:2], rtol=1e-6)
+    assert jnp.any(fixed[0] != fixed[2])
 
 
 def test_nnx_one_cluster_is_its_dense_attention():
     inputs, mask = inputs_of(), padding()[:, None, None, :]
     dense = NNX(nnx.dot_product_attention, nnx.Rngs(0))
-    ours = NNX(as_attention_fn(**EXACT, rngs=nnx.Rngs(hashing=3)), nnx.Rngs(0))
+    ours = NNX(as_attention_fn(EXACT, rngs=nnx.Rngs(hashing=3)), nnx.Rngs(0))
 
     @nnx.jit
     def run(model):
@@ -103,7 +106,7 @@ def test_nnx_draws_from_the_stream_hashing():
     inputs = inputs_of()
 
     def outputs(seed):
-        model = NNX(as_attention_fn(**CLUSTERED, rngs=nnx.Rngs(hashing=seed)), nnx.Rngs(0))
+        model = NNX(as_attention_fn(CLUSTERED, rngs=nnx.Rngs(hashing=seed)), nnx.Rngs(0))
         run = nnx.jit(lambda model: model(inputs))
         return run(model), run(model)
 
@@ -115,8 +118,8 @@ def test_nnx_draws_from_the_stream_hashing():
 
 def test_causal_attention_is_asked_for_by_an_option_or_by_nnx():
     inputs = inputs_of()
-    model = NNX(as_attention_fn(**CLUSTERED, is_causal=True, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
-    asked = NNX(as_attention_fn(**CLUSTERED, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
+    model = NNX(as_attention_fn(CLUSTERED, is_causal=True, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
+    asked = NNX(as_attention_fn(CLUSTERED, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
     output = model(inputs)
     chex.assert_trees_all_close(asked.layer(inputs, is_causal=True), output, rtol=1e-6)
     changed = model.layer(inputs.at[:, -1].set(5.0))
@@ -138,26 +141,47 @@ QUERY = jnp.ones((2, LENGTH, HEADS, 4))
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(arguments, message):
-    bound = as_attention_fn(**CLUSTERED).bind({}, rngs={"hashing": jax.random.key(0)})
-    for attend in (bound, as_attention_fn(**CLUSTERED, rngs=nnx.Rngs(hashing=0))):
+    bound = as_attention_fn(CLUSTERED).bind({}, rngs={"hashing": jax.random.key(0)})
+    for attend in (bound, as_attention_fn(CLUSTERED, rngs=nnx.Rngs(hashing=0))):
         with pytest.raises(ValueError, match=message):
             attend(QUERY, QUERY, QUERY, **arguments)
     # A rate alone changes nothing where Flax says that nothing is to be dropped.
     assert attend(QUERY, QUERY, QUERY, dropout_rate=0.1, deterministic=True).shape == QUERY.shape
 
 
-def test_without_rngs_it_is_for_linen():
-    with pytest.raises(ValueError, match="For flax.nnx pass rngs"):
-        NNX(as_attention_fn(**CLUSTERED), nnx.Rngs(0))(inputs_of())
+def test_nnx_without_rngs_is_always_the_same():
+    model = NNX(as_attention_fn(CLUSTERED), nnx.Rngs(0))
+    hash(nnx.split(model)[0])  # what nnx.jit caches by
+    run = nnx.jit(lambda model, inputs: model(inputs))
+    chex.assert_trees_all_equal(run(model, inputs_of()), run(model, inputs_of()))
+    drawn = NNX(as_attention_fn(CLUSTERED, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
+    hash(nnx.split(drawn)[0])
+
+
+@pytest.mark.parametrize("framework", ["linen", "nnx"])
+def test_flaxs_own_padding_masks_go_in_if_said_so(framework):
+    inputs, pad = inputs_of(), padding()
+    ours = as_attention_fn(Dense(), mask_is_padding=True)
+    if framework == "linen":
+        mask = linen.make_attention_mask(pad, pad)
+        variables = Linen(linen.dot_product_attention).init(jax.random.key(0), inputs)
+        outputs = [Linen(of).apply(variables, inputs, mask) for of in (linen.dot_product_attention, ours)]
+    else:
+        mask = nnx.make_attention_mask(pad, pad)
+        outputs = [NNX(of, nnx.Rngs(0))(inputs, mask) for of in (nnx.dot_product_attention, ours)]
+    expected, output = (jnp.where(pad[..., None], array, 0) for array in outputs)
+    chex.assert_trees_all_close(output, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="mask_is_padding=True"):
+        as_attention_fn(CLUSTERED)(QUERY, QUERY, QUERY, mask=mask)
 
 
 def test_canopy_goes_in_as_well():
-    options = {"num_hashes": 1, "cluster_size": 4, "means_per_cluster": 2}
-    attend = as_attention_fn(canopy_attention, **options, rngs=nnx.Rngs(hashing=0))
+    method = Canopy(1, 4, 2)
+    attend = as_attention_fn(method, rngs=nnx.Rngs(hashing=0))
     query, key, value = (jax.random.normal(jax.random.key(seed), QUERY.shape) for seed in range(3))
     padding = jnp.arange(LENGTH)[None, None, None] < LENGTH - 2
     output = attend(query, key, value, mask=padding)
     rng = nnx.Rngs(hashing=0)["hashing"].fork()()
-    chex.assert_trees_all_close(output, canopy_attention(query, key, value, padding, rng=rng, **options))
-    with pytest.raises(ValueError, match="centroids are means of keys at all positions"):
+    chex.assert_trees_all_close(output, attention(query, key, value, method=method, mask=padding, rng=rng))
+    with pytest.raises(ValueError, match="Canopy and Centroids cannot be causal"):
         attend(query, key, value, is_causal=True)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import Clustering, clustered_attention, local_clustering
-from smyrf_jax.far_field import performer_far_field, positive_features
+from smyrf_jax import Clustering, Features, clustered_attention, local_clustering
+from smyrf_jax.far_field import positive_features
 
 GOLDEN = sorted((pathlib.Path(__file__).parent.parent / "golden").glob("scatterbrain_*.npz"))
 ATTENTION = [path for path in GOLDEN if "features" not in path.name]
@@ -54,7 +54,7 @@ def test_outputs_and_gradients(path, dtype, tolerance):
             clustering = recorded_clustering(case)
 
         def attention(query, key, value):
-            far = performer_far_field(query, key, value, projection=projection, scale=scale)
+            far = Features(projection)
             return clustered_attention(
                 query, key, value, clustering, scale=scale, window=window, far_field=far
             )

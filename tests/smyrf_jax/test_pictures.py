@@ -1,14 +1,11 @@
 """Pictures show what they say."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from smyrf_jax import Clustering, smyrf_attention
+from smyrf_jax import Clustering, Smyrf
 from smyrf_jax.diagnostics import error_by_pairs
 from smyrf_jax.pictures import clusters_over_image, errors_by_pairs, shared_pairs
 from tests.smyrf_jax.reference import arrays_of
@@ -54,9 +51,8 @@ def test_errors_fall_to_zero_where_all_pairs_are_met():
     arrays = arrays_of((1, 128, 128, 2, 8, 8))
     curves = {}
     for rounds in (1, 4):
-        attention = functools.partial(smyrf_attention, deduplicate=True)
         curves[f"{rounds} rounds"] = error_by_pairs(
-            *arrays, rng=jax.random.key(0), num_hashes=rounds, attention=attention
+            *arrays, method=Smyrf, num_hashes=rounds, deduplicate=True
         )
     one, four = curves.values()
     assert [pairs for pairs, _ in one] == [2.0**-power for power in range(6, -1, -1)]

@@ -1,5 +1,6 @@
 """Estimates outside the clusters: against the dense attention of the very same approximation."""
 
+import functools
 import math
 
 import chex
@@ -9,19 +10,19 @@ import numpy as np
 import pytest
 
 from smyrf_jax import (
-    centroid_far_field,
+    Centroids,
+    Features,
+    cluster_of_tokens,
     clustered_attention,
     dense_attention,
     local_clustering,
     orthogonal_projection,
-    performer_far_field,
     smyrf_clustering,
     tree_clustering,
 )
-from smyrf_jax.clustering import cluster_of_tokens
+from smyrf_jax.clustering.halving import halve_clusters
 from smyrf_jax.diagnostics import shared_cluster
-from smyrf_jax.far_field import positive_features
-from smyrf_jax.halving import halve_clusters
+from smyrf_jax.methods import Routing
 
 B, T, S, N, D, V = 2, 37, 41, 4, 6, 5
 KINDS = ("features", "centroids")
@@ -44,7 +45,7 @@ def some_keys(num_keys=S):
 
 
 def cluster(query, key, mask=None, rounds=3):
-    return tree_clustering(query, key, mask, rng=jax.random.key(0), num_hashes=rounds, cluster_size=8)
+    return tree_clustering(query, key, mask, rng=jax.random.key(0), num_trees=rounds, cluster_size=8)
 
 
 def projection():
@@ -54,13 +55,8 @@ def projection():
 MEANS = 2
 
 
-def far_field(kind, query, key, value, clustering, mask=None, is_causal=False, scale=None):
-    if kind == "features":
-        return performer_far_field(
-            query, key, value, mask, projection=projection(), is_causal=is_causal, scale=scale
-        )
-    options = {"means_per_cluster": MEANS, "scale": scale}
-    return centroid_far_field(query, key, value, clustering, mask, **options)
+def far_field(kind):
+    return Features(projection()) if kind == "features" else Centroids(MEANS)
 
 
 def estimates(kind, query, key, clustering, mask, scale):
@@ -98,7 +94,7 @@ def reference(kind, query, key, value, clustering, mask=None, is_causal=False, s
     num_keys = key.shape[1]
     kept = jnp.ones((B, 1, 1, num_keys), bool) if mask is None else mask
     if is_causal:
-        places = jnp.arange(num_keys)[None] <= jnp.arange(T)[:, None] + num_keys - T
+        places = jnp.arange(num_keys)[None] <= jnp.arange(T)[:, None]
         kept = kept & places[None, None]
     exact = jnp.exp(scale * jnp.einsum("btnd,bsnd->bnts", query, key))
     met = shared_cluster(clustering, T, num_keys)
@@ -116,10 +112,8 @@ def loss_of(output, logsumexp):
 
 def compare(kind, arguments, clustering, tolerance=1e-10, **options):
     def ours(*arguments):
-        far = far_field(kind, *arguments, clustering, **options)
-        causal = {"is_causal": options.get("is_causal", False), "scale": options.get("scale")}
         return clustered_attention(
-            *arguments, clustering, options.get("mask"), far_field=far, return_residual=True, **causal
+            *arguments, clustering, far_field=far_field(kind), return_residual=True, **options
         )
 
     def theirs(*arguments):
@@ -145,14 +139,10 @@ def test_values_and_gradients_are_the_formulas(kind, masked):
 def test_one_round_wants_no_estimate_of_a_pair():
     arguments, mask = arrays(), some_keys()
     clustering = cluster(*arguments[:2], mask, rounds=1)
-    far = far_field("centroids", *arguments, clustering, mask)
+    far = Centroids(MEANS).estimates(*arguments, clustering, mask, scale=1.0, is_causal=False)
     assert far.query is None
     assert far.key is None
     compare("centroids", arguments, clustering, mask=mask)
-    with pytest.raises(ValueError, match="made for a clustering of one round"):
-        clustered_attention(*arguments, cluster(*arguments[:2], mask), mask, far_field=far)
-    with pytest.raises(ValueError, match="first round"):
-        clustered_attention(*arguments, clustering, mask, far_field=far, window=3)
 
 
 @pytest.mark.parametrize("kind", ["features", "centroids"])
@@ -164,12 +154,10 @@ def test_shared_key_heads(kind):
 @pytest.mark.parametrize("num_keys", [S, 30])
 def test_causal_features(num_keys):
     arguments = arrays(num_keys)
-    if num_keys < T:  # the first queries see nothing
-        arguments[2] = arguments[2].at[0].set(0.0)
     clustering, mask = cluster(*arguments[:2]), some_keys(num_keys)
 
     def ours(*arguments):
-        far = far_field("features", *arguments, clustering, mask, is_causal=True)
+        far = far_field("features")
         return clustered_attention(*arguments, clustering, mask, far_field=far, is_causal=True)
 
     def theirs(*arguments):
@@ -187,11 +175,11 @@ def test_causal_features(num_keys):
 
 def test_second_derivatives():
     arguments = [array[:1, :12, :1] for array in arrays()]
-    clustering = tree_clustering(*arguments[:2], rng=jax.random.key(0), num_hashes=2, cluster_size=4)
+    clustering = tree_clustering(*arguments[:2], rng=jax.random.key(0), num_trees=2, cluster_size=4)
 
     def ours(query):
-        far = centroid_far_field(query, *arguments[1:], clustering)
-        return jnp.sum(jnp.sin(clustered_attention(query, *arguments[1:], clustering, far_field=far)))
+        output = clustered_attention(query, *arguments[1:], clustering, far_field=Centroids())
+        return jnp.sum(jnp.sin(output))
 
     def gradient_norm(query):
         return jnp.sum(jax.grad(ours)(query) ** 2)
@@ -206,9 +194,8 @@ def test_second_derivatives():
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_cluster_is_dense_attention(kind):
     query, key, value = arrays()
-    clustering = tree_clustering(query, key, rng=jax.random.key(0), num_hashes=1, cluster_size=T)
-    far = far_field(kind, query, key, value, clustering)
-    output = clustered_attention(query, key, value, clustering, far_field=far)
+    clustering = tree_clustering(query, key, rng=jax.random.key(0), num_trees=1, cluster_size=T)
+    output = clustered_attention(query, key, value, clustering, far_field=far_field(kind))
     np.testing.assert_allclose(output, dense_attention(query, key, value), rtol=1e-9, atol=1e-11)
 
 
@@ -218,9 +205,8 @@ def test_centroids_are_exact_when_the_keys_of_each_cluster_coincide():
     of_key = cluster_of_tokens(clustering.key_order[:, :, 0], 40)
     points = jnp.asarray(np.random.default_rng(3).normal(size=(B, N, 5, D)))
     key = jnp.moveaxis(jnp.take_along_axis(points, of_key[..., None], axis=2), 1, 2)
-    far = centroid_far_field(query, key, value, clustering)
     expected = dense_attention(query, key, value)
-    output = clustered_attention(query, key, value, clustering, far_field=far)
+    output = clustered_attention(query, key, value, clustering, far_field=Centroids())
     np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -232,10 +218,11 @@ def test_masked_keys_count_in_no_sum(kind):
     spoilt = jnp.where(mask[:, 0, 0, :, None, None], 1.0, 1e4)
     outputs = []
     for keys, values in ((key, value), (key * spoilt, value * spoilt)):
-        far = far_field(kind, query, keys, values, clustering, mask)
+        far = far_field(kind)
         outputs.append(clustered_attention(query, keys, values, clustering, mask, far_field=far))
         np.testing.assert_array_equal(outputs[-1][1], 0)  # no keys at all
-        np.testing.assert_array_equal(far.output[1], 0)
+        alone = far.estimates(query, keys, values, clustering, mask, scale=1.0, is_causal=False)
+        np.testing.assert_array_equal(alone.output[1], 0)
     np.testing.assert_allclose(*outputs, rtol=1e-9)
 
 
@@ -249,8 +236,7 @@ def test_large_logits_are_stable(kind, dtype):
     clustering = cluster(query, key)
 
     def loss(query, key, value):
-        far = far_field(kind, query, key, value, clustering)
-        output = clustered_attention(query, key, value, clustering, far_field=far)
+        output = clustered_attention(query, key, value, clustering, far_field=far_field(kind))
         return jnp.sum(output.astype(jnp.float32)), output
 
     run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -260,42 +246,16 @@ def test_large_logits_are_stable(kind, dtype):
     assert np.max(np.abs(np.asarray(output, np.float64))) < 10
 
 
-def test_features_are_unbiased_with_the_variance_of_the_closed_form():
-    x, y = (0.5 * jnp.asarray(np.random.default_rng(7).normal(size=D)) for _ in range(2))
-    x = x.at[0].add(0.4)
-    rows, draws = 4, 40_000
-    gaussian = jax.random.normal(jax.random.key(3), (draws, rows, D), jnp.float64)
-
-    def estimate(projection):
-        (fx, sx), (fy, sy) = (positive_features(vector, projection) for vector in (x, y))
-        return jnp.sum(fx * fy) * jnp.exp(sx + sy)
-
-    found = np.asarray(jax.vmap(estimate)(gaussian))
-    kernel = float(jnp.exp(x @ y))
-    # A row gives e^{-(|x|^2+|y|^2)/2} cosh(w.z) with z = x + y; E cosh^2(w.z) = (1 + e^{2|z|^2}) / 2.
-    z = float(jnp.sum((x + y) ** 2))
-    factor = math.exp(-float(x @ x + y @ y))
-    variance = (factor * (1 + math.exp(2 * z)) / 2 - kernel**2) / rows
-    np.testing.assert_allclose(found.mean(), kernel, atol=4 * math.sqrt(variance / draws))
-    np.testing.assert_allclose(found.var(), variance, rtol=0.1)
-
-
-def test_an_orthogonal_projection_is_gaussian_row_by_row():
-    draws = jax.vmap(lambda rng: orthogonal_projection(rng, 7, 4))(jax.random.split(jax.random.key(0), 4000))
-    assert draws.shape == (4000, 7, 4)
-    inner = np.einsum("bid,bjd->bij", draws, draws)
-    np.testing.assert_allclose(inner[:, 0, 1:4], 0, atol=1e-5)
-    np.testing.assert_allclose(np.mean(inner[:, range(7), range(7)]), 4, rtol=0.02)
-    np.testing.assert_allclose(np.mean(np.asarray(draws) ** 2, axis=(0, 1)), 1, rtol=0.05)
-
-
 def test_scatterbrain_is_never_worse_than_performer_entry_by_entry():
     """Of unnormalised weights: exact where pairs meet, the very same estimate elsewhere."""
     query, key, _ = arrays(S)
     eye = jnp.broadcast_to(jnp.eye(S)[None, :, None], (B, S, N, S))
     clustering = smyrf_clustering(query, key, rng=jax.random.key(0), num_hashes=2, cluster_size=8)
-    far = performer_far_field(query, key, eye, projection=projection())
-    output, logsumexp = clustered_attention(query, key, eye, clustering, far_field=far, return_residual=True)
+    features = far_field("features")
+    output, logsumexp = clustered_attention(
+        query, key, eye, clustering, far_field=features, return_residual=True
+    )
+    far = features.estimates(query, key, eye, clustering, None, scale=1 / math.sqrt(D), is_causal=False)
     exact = jnp.exp(jnp.einsum("btnd,bsnd->btns", query, key) / math.sqrt(D))
     errors = [
         np.abs(out * jnp.exp(residual)[..., None] - exact)
@@ -306,23 +266,97 @@ def test_scatterbrain_is_never_worse_than_performer_entry_by_entry():
     np.testing.assert_allclose(errors[0][~met], errors[1][~met], atol=1e-9)
 
 
-@pytest.mark.parametrize("window", [1, 4, 7])
-def test_local_windows(window):
-    query, key, value = arrays(T)
-    clustering = local_clustering((B, N), T, T, window=window)
-    distance = jnp.arange(T)[None] - jnp.arange(T)[:, None]
-    inside = (-(window // 2) <= distance) & (distance < (window + 1) // 2)
-    logits = jnp.einsum("btnd,bsnd->bnts", query, key) / math.sqrt(D)
-    weights = jax.nn.softmax(jnp.where(inside[None, None], logits, -jnp.inf), axis=-1)
-    output = clustered_attention(query, key, value, clustering, window=window)
-    np.testing.assert_allclose(output, jnp.einsum("bnts,bsnv->btnv", weights, value), rtol=1e-9)
-    with pytest.raises(ValueError, match="window must be positive"):
-        local_clustering((B, N), T, T, window=0)
-
-
-def test_a_far_field_of_the_other_kind_is_refused():
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_made_for_the_attention_it_is_given_to(kind):
+    """Mask, scale and clusters are the attention's own: values of one tell the sum of the weights."""
     query, key, value = arrays()
+    mask, ones = some_keys(), jnp.ones_like(value)
+    clustering = cluster(query, key)  # without the mask
+    for scale in (0.2, 0.9):
+        output, logsumexp = clustered_attention(
+            query, key, ones, clustering, mask, scale=scale, far_field=far_field(kind), return_residual=True
+        )
+        expected = reference(kind, query, key, ones, clustering, mask, scale=scale)[1]
+        np.testing.assert_allclose(output, 1, rtol=1e-9)
+        np.testing.assert_allclose(logsumexp, expected, rtol=1e-9)
+
+
+def left_out(rounds):
+    """Clusters of 5 x 8 slots in which the keys past 30 are in none; and past 20 in the first round."""
+    query, key, _ = arrays()
+    clustering = cluster(query, key, rounds=rounds)
+    limit = jnp.where(jnp.arange(rounds) < 1, 20, 30)[None, None, :, None, None]
+    order = jnp.sort(jnp.where(clustering.key_order < limit, clustering.key_order, S), axis=-1)
+    return clustering._replace(key_order=order)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_keys_in_no_cluster_count_once_by_their_mean(rounds, masked):
+    query, key, value = arrays()
+    mask = some_keys() if masked else None
+    clustering = left_out(rounds)
+    found = clustered_attention(
+        query, key, value, clustering, mask, far_field=Centroids(1), return_residual=True
+    )
+    kept = jnp.ones((B, N, S), bool) if mask is None else jnp.broadcast_to(mask[:, :, 0], (B, N, S))
+    of_key = cluster_of_tokens(clustering.key_order[:, :, 0], S)
+    # Those in none, and five clusters.
+    own = (of_key[..., None] == jnp.arange(-1, 5)[None, None, None]) & kept[..., None]
+    count = jnp.maximum(jnp.sum(own, axis=2), 1)[..., None]
+    mean = jnp.einsum("bnsl,bsnd->bnld", own, key) / count
+    logits = jnp.einsum("btnd,bnld->bntl", query, mean) / math.sqrt(D)
+    estimate = jnp.exp(jnp.take_along_axis(logits, (of_key + 1)[:, :, None, :], axis=-1))
+    exact = jnp.exp(jnp.einsum("btnd,bsnd->bnts", query, key) / math.sqrt(D))
+    weights = kept[:, :, None] * jnp.where(shared_cluster(clustering, T, S), exact, estimate)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    expected = jnp.einsum("bnts,bsnv->btnv", weights / total, value)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(found[1], jnp.moveaxis(jnp.log(total[..., 0]), 1, 2), rtol=1e-9)
+
+
+def test_clusters_of_routing_count_every_key_once():
+    query, key, value = arrays()
+    clustering = Routing(8).clustering(query, key)
+    none = 0 * query  # each weight is one
+    _, logsumexp = clustered_attention(
+        none, key, value, clustering, far_field=Centroids(), return_residual=True
+    )
+    np.testing.assert_allclose(logsumexp, math.log(S), rtol=1e-9)
+
+
+@pytest.mark.parametrize("num_keys", [S, 90])
+def test_keys_that_clusters_share_count_once(num_keys):
+    query, key, value = arrays(num_keys)
+    none = 0 * query  # each weight is one
     clustering = cluster(query, key)
-    far = far_field("centroids", query, key, value, clustering)
-    with pytest.raises(ValueError, match=r"far_field.is_causal=False, but here is_causal=True"):
-        clustered_attention(query, key, value, clustering, far_field=far, is_causal=True)
+    keys = clustering.key_order
+    doubled = clustering._replace(key_order=jnp.concatenate([keys, jnp.roll(keys, 1, axis=-2)], axis=-1))
+    for shared in (local_clustering((B, N), T, num_keys, window=5), doubled):
+        for far in (Centroids(), None):
+            _, logsumexp = clustered_attention(
+                none, key, value, shared, far_field=far, deduplicate=True, return_residual=True
+            )
+            if far is not None:
+                np.testing.assert_allclose(logsumexp, math.log(num_keys), rtol=1e-9)
+    assert jnp.max(logsumexp) <= math.log(num_keys) + 1e-9
+
+
+def test_what_cannot_be_estimated_is_refused():
+    query, key, value = arrays(T)
+    clustering = cluster(query, key)
+    attend = functools.partial(clustered_attention, query, key, value, far_field=Centroids())
+    with pytest.raises(ValueError, match="cannot be causal.*Features, or no far field"):
+        attend(clustering, is_causal=True)
+    with pytest.raises(ValueError, match="a window may hide some"):
+        attend(clustering, window=3)
+    with pytest.raises(ValueError, match="means_per_cluster must be a power of two, got means_per_cluster=3"):
+        Centroids(3)
+    for scale in (-1.0, jnp.asarray(0.0)):
+        with pytest.raises(ValueError, match="random features want a positive scale"):
+            clustered_attention(query, key, value, clustering, scale=scale, far_field=far_field("features"))
+    with pytest.raises(ValueError, match=r"projection should be \[P, 6\], but got shape \(9, 5\)"):
+        attend(clustering, far_field=Features(jnp.zeros((9, 5))))
+    attend = functools.partial(getattr(clustered_attention, "__wrapped__", clustered_attention), query, key)
+    with pytest.raises(ValueError, match="far_field should be Centroids.*but got <class"):
+        attend(value, clustering, far_field=Centroids)

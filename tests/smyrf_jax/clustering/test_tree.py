@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import smyrf_clustering, tree_clustering
+from smyrf_jax import Canopy, Smyrf, tree_clustering
 from smyrf_jax.diagnostics import captured_mass
 
-SIZES = {"num_hashes": 2, "cluster_size": 8}
+SIZES = {"num_trees": 2, "cluster_size": 8}
 
 
 def vectors(*shape, seed=0):
@@ -72,8 +72,8 @@ def test_a_tree_captures_more_than_sorted_hashes():
     places = jax.random.randint(jax.random.key(2), (2, 1, 128, 2), 0, 16)
     query, key = (centres[of] + 0.3 * vectors(1, 128, 2, 8, seed=3 + i) for i, of in enumerate(places))
     mass = [
-        float(jnp.mean(captured_mass(query, key, make(query, key, rng=jax.random.key(0), **SIZES))))
-        for make in (smyrf_clustering, tree_clustering)
+        float(jnp.mean(captured_mass(query, key, method)))
+        for method in (Smyrf(2, 8), Canopy(2, 8, means_per_cluster=0))
     ]
     assert mass[1] > mass[0] + 0.1
 

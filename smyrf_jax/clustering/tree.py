@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from smyrf_jax.arguments import check_arguments, check_settings
-from smyrf_jax.clustering import Clustering
-from smyrf_jax.halving import halves, power_step
-from smyrf_jax.steps import take_rows
+from smyrf_jax.checks import check_arguments, check_positive
+from smyrf_jax.clustering.clustering import Clustering
+from smyrf_jax.clustering.halving import halves, power_step
+from smyrf_jax.rows import centred, kept_keys, repeat_heads, take_rows
 
 # Coordinates in which the tree is built, of each round: with 12, as much attention is captured on
 # pretrained attention as with all of them.
@@ -26,7 +26,7 @@ def tree_clustering(
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
     rng: Key[Array, ""],
-    num_hashes: int,
+    num_trees: int,
     cluster_size: int,
 ) -> Clustering:
     """Clusters from a balanced tree: queries and keys of a node are halved at their own medians.
@@ -37,11 +37,17 @@ def tree_clustering(
     are read once, and each level reads and sorts little. Any L: a node that has an odd number of
     clusters gives one more of them to its second half. No gradient flows through the clusters.
 
-    Arguments, results and errors as of `smyrf_clustering`; the keys' mean does not matter.
+    Arguments, results and errors as of `smyrf_clustering`; a tree is a round. The keys' mean does not matter.
     """
     check_arguments(query, key, key, mask)
-    check_settings(num_hashes, cluster_size)
-    key = jnp.repeat(key, query.shape[-2] // key.shape[-2], axis=-2)
+    check_positive(num_trees=num_trees, cluster_size=cluster_size)
+    return tree_clusters(query, repeat_heads(key, query.shape[-2]), mask, rng, num_trees, cluster_size)
+
+
+def tree_clusters(
+    query: Array, key: Array, mask: Array | None, rng: Array, num_trees: int, cluster_size: int
+) -> Clustering:
+    """`tree_clustering`, unchecked, of as many key heads as query heads."""
     batch, heads = query.shape[:-3], query.shape[-2]
     rows = math.prod(batch) * heads
     dtype = jnp.promote_types(query.dtype, jnp.float32)
@@ -51,12 +57,9 @@ def tree_clustering(
         return vectors.reshape(rows, *vectors.shape[-2:]).astype(dtype)
 
     queries, keys = by_row(query), by_row(key)
-    kept = None
-    if mask is not None:
-        shape = (*batch, heads, mask.shape[-1])
-        kept = jnp.broadcast_to(mask[..., 0, :], shape).reshape(rows, mask.shape[-1])
+    kept = None if mask is None else kept_keys(mask, key).reshape(rows, mask.shape[-1])
     num_clusters = max(1, -(-queries.shape[1] // cluster_size))
-    orders = _orders(queries, keys, kept, rng, num_hashes, num_clusters)
+    orders = _orders(queries, keys, kept, rng, num_trees, num_clusters)
     return Clustering(*(order.reshape(*batch, heads, *order.shape[1:]) for order in orders))
 
 
@@ -104,7 +107,7 @@ def _in_coordinates(
     queries: Array, keys: Array, kept: Array | None, rng: Key[Array, ""], rounds: int
 ) -> list[Float[Array, "trees T P"]]:
     """Centred queries and keys [A, T, D] in R sets of coordinates."""
-    queries, keys = _centred(queries, None), _centred(keys, kept)
+    queries, keys = centred(queries, None), centred(keys, kept)
     width = queries.shape[-1]
     start = jax.random.normal(rng, (rounds, width, min(COORDINATES, width)), queries.dtype)
     moments = [jnp.einsum("atd,ate->ade", side, side) for side in (queries, keys)]
@@ -113,19 +116,12 @@ def _in_coordinates(
     found = jnp.einsum("ade,aef,rfp->ardp", *moments, start)
     basis = jnp.linalg.qr(found)[0]
     coordinates = [jnp.einsum("atd,ardp->artp", side, basis) for side in (queries, keys)]
-    return [side.reshape(-1, *side.shape[2:]) for side in coordinates]
+    trees = len(queries) * rounds
+    return [side.reshape(trees, *side.shape[2:]) for side in coordinates]
 
 
 def _trace(moment: Array) -> Array:
     return jnp.trace(moment, axis1=-2, axis2=-1)[..., None, None]
-
-
-def _centred(vectors: Array, kept: Array | None) -> Array:
-    if kept is None:
-        kept = jnp.ones(vectors.shape[:2], bool)
-    weight = kept[..., None].astype(vectors.dtype)
-    count = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1)
-    return weight * (vectors - jnp.sum(weight * vectors, axis=1, keepdims=True) / count)
 
 
 def _root(coordinates: Float[Array, "trees T P"], kept: Bool[Array, "A T"] | None) -> _Side:
@@ -140,9 +136,10 @@ def _root(coordinates: Float[Array, "trees T P"], kept: Bool[Array, "A T"] | Non
     return _Side(coordinates, jnp.broadcast_to(tokens, (trees, length))[:, None], count)
 
 
-def _bounds(level: int, num_clusters: int) -> np.ndarray:
+def _bounds(level: int, num_clusters: int) -> Int[np.ndarray, " bounds"]:
     """[nodes + 1], the first cluster of each of a level's 2^level nodes, and L."""
-    return np.arange(2**level + 1) * num_clusters // 2**level
+    bounds: np.ndarray[Any, Any] = np.arange(2**level + 1) * num_clusters // 2**level
+    return bounds
 
 
 def _directions(sides: list[_Side], rng: Key[Array, ""], rounds: int) -> list[Float[Array, "trees n m"]]:
@@ -158,7 +155,9 @@ def _directions(sides: list[_Side], rng: Key[Array, ""], rounds: int) -> list[Fl
     return [jnp.einsum("anmp,anp->anm", own, direction) for own in rows]
 
 
-def _split(side: _Side, along: Float[Array, "trees n m"], bounds: np.ndarray, num_clusters: int) -> _Side:
+def _split(
+    side: _Side, along: Float[Array, "trees n m"], bounds: Int[np.ndarray, " bounds"], num_clusters: int
+) -> _Side:
     """The nodes of the next level, which begin with the clusters `bounds`."""
     length = side.coordinates.shape[1]
     # The clusters before each bound have these tokens: clusters differ by one token at most.

@@ -1,4 +1,4 @@
-"""Which axes of a mesh arrays vary over, inside shard_map."""
+"""Inside shard_map: over which axes of a mesh arrays vary."""
 
 from typing import Any
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from smyrf_jax.clustering import ascending
-from smyrf_jax.steps import take_rows
-from smyrf_jax.varying import vary_alike
+from smyrf_jax.clustering.sorting import SIGN, ascending, ordered_bits
+from smyrf_jax.rows import take_rows
+from smyrf_jax.sharding import vary_alike
 
 
 def halves(
@@ -46,7 +46,8 @@ def halves(
         return _by_sorting(tokens, along, first, count, size, length)
 
     arguments = tokens, along.astype(jnp.float32), first, count
-    return jax.lax.platform_dependent(*arguments, cpu=by_counting, default=by_sorting)
+    halved: Array = jax.lax.platform_dependent(*arguments, cpu=by_counting, default=by_sorting)
+    return halved
 
 
 def _by_sorting(
@@ -66,16 +67,12 @@ def _by_counting(
     tokens: Array, along: Array, first: Array, size: int, length: int
 ) -> Int[Array, "A halves size"]:
     filled = tokens < length
-    # Numbers are ordered as their bits are, once those of negative ones are inverted, and the sign of others.
-    bits = jax.lax.bitcast_convert_type(along + 0.0, jnp.uint32)
-    sign = jnp.uint32(2**31)
-    bits = jnp.where(bits >= sign, ~bits, bits | sign)
-    bits = jnp.where(filled, bits, jnp.uint32(2**32 - 1))
+    bits = jnp.where(filled, ordered_bits(along), jnp.uint32(2**32 - 1))
     wanted = first[..., None]
 
     def larger(step: Array, median: Array) -> Array:
         """Sets a bit, from the highest on, if no more than is wanted lies below."""
-        raised = median | (sign >> step.astype(jnp.uint32))
+        raised = median | (SIGN >> step.astype(jnp.uint32))
         below = jnp.sum(bits < raised, axis=-1, keepdims=True, dtype=jnp.int32)
         return jnp.where(below <= wanted, raised, median)
 

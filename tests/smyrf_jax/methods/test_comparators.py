@@ -6,12 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import clustered_attention, dense_attention, smyrf_clustering
+from smyrf_jax import Smyrf, attention, dense_attention
 from smyrf_jax.diagnostics import captured_mass
-from smyrf_jax.peers import reformer_clustering, routing_clustering, sign_clustering
+from smyrf_jax.methods import HyperAttention, Reformer, Routing
+from smyrf_jax.methods.comparators import gray_numbers
 
-PEERS = {"signs": sign_clustering, "reformer": reformer_clustering, "routing": routing_clustering}
-ROUNDS = {"signs": 2, "reformer": 2, "routing": 1}
+KINDS = {
+    "signs": lambda size: HyperAttention(2, size),
+    "reformer": lambda size: Reformer(2, size),
+    "routing": Routing,
+}
 
 
 def around_centres(length=96, heads=2):
@@ -24,15 +28,11 @@ def around_centres(length=96, heads=2):
 
 
 def build(kind, query, key, mask=None, cluster_size=8):
-    make = jax.jit(
-        lambda *arrays: PEERS[kind](
-            *arrays, rng=jax.random.key(3), num_hashes=ROUNDS[kind], cluster_size=cluster_size
-        )
-    )
-    return make(query, key, mask)
+    make = KINDS[kind](cluster_size).clustering
+    return jax.jit(lambda *arrays: make(*arrays, rng=jax.random.key(3)))(query, key, mask)
 
 
-@pytest.mark.parametrize("kind", PEERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_they_capture_more_than_chance_and_one_cluster_is_dense(kind):
     query, key = around_centres()
     clustering = build(kind, query, key)
@@ -41,13 +41,11 @@ def test_they_capture_more_than_chance_and_one_cluster_is_dense(kind):
     mass = np.mean(jax.jit(captured_mass)(query, key, clustering))
     chance = (rounds if kind != "routing" else 1) / 12
     assert mass > 2 * chance
-    whole = build(kind, query, key, cluster_size=96)
-    if kind != "reformer":  # whose chunk has none before it but itself
-        output = clustered_attention(query, key, key, whole)
-        np.testing.assert_allclose(output, dense_attention(query, key, key), atol=1e-4)
+    output = attention(query, key, key, method=KINDS[kind](96))
+    np.testing.assert_allclose(output, dense_attention(query, key, key), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", PEERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_masked_keys_are_in_no_cluster(kind):
     query, key = around_centres()
     mask = jnp.arange(96) < 60
@@ -79,20 +77,24 @@ def test_the_mean_of_the_keys_does_not_matter_to_signs():
     chex.assert_trees_all_equal(build("signs", query, key), build("signs", query, key + 0.5))
 
 
-def test_routing_wants_one_round_and_enough_keys():
+def test_routing_wants_enough_keys():
     query, key = around_centres()
-    for options, message in (({"num_hashes": 2}, "should be 1"), ({}, "want as many keys")):
-        settings = {"num_hashes": 1, "cluster_size": 8} | options
-        with pytest.raises(ValueError, match=message):
-            routing_clustering(query, key[:, :5], rng=jax.random.key(0), **settings)
+    with pytest.raises(ValueError, match="12 clusters want as many keys, but there are 5"):
+        Routing(8).clustering(query, key[:, :5])
+
+
+def test_neighbours_in_gray_order_differ_by_one_sign():
+    signs = jnp.asarray(np.array(np.meshgrid(*4 * [[-1.0, 1.0]])).reshape(4, -1).T)  # all of four signs
+    numbers = gray_numbers(signs)
+    np.testing.assert_array_equal(jnp.sort(numbers), jnp.arange(16))
+    ordered = np.asarray(signs)[np.argsort(numbers)]
+    np.testing.assert_array_equal(np.sum(ordered[1:] != ordered[:-1], axis=-1), 1)
 
 
 def test_no_gradients():
     query, key = around_centres(16, 1)
-    for make in (*PEERS.values(), smyrf_clustering):
-
-        def mass(query, make=make):
-            clusters = make(query, key, rng=jax.random.key(0), num_hashes=1, cluster_size=4)
-            return jnp.sum(clustered_attention(query, key, key, clusters))
-
-        chex.assert_tree_all_finite(jax.jit(jax.grad(mass))(query))
+    for method in (*(make(4) for make in KINDS.values()), Smyrf(1, 4)):
+        gradient = jax.jit(
+            jax.grad(lambda query, method=method: jnp.sum(attention(query, key, key, method=method)))
+        )
+        chex.assert_tree_all_finite(gradient(query))

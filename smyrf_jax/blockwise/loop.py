@@ -29,19 +29,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from smyrf_jax.clustering import Clustering
-from smyrf_jax.steps import (
-    FarField,
-    FarRows,
-    Rules,
-    Sample,
-    Step,
-    as_rows,
-    far_rows_of,
-    inner_products,
-    take_rows,
-)
-from smyrf_jax.varying import vary_alike
+from smyrf_jax.blockwise.contract import Estimates, Inputs, Rules
+from smyrf_jax.blockwise.logits import FarRows, Sample, far_rows_of
+from smyrf_jax.blockwise.schedule import Step
+from smyrf_jax.rows import as_rows, inner_products, take_rows
+from smyrf_jax.sharding import vary_alike
 
 
 def _packed(arrays: Sequence[Array], together: bool) -> list[Array]:
@@ -49,34 +41,29 @@ def _packed(arrays: Sequence[Array], together: bool) -> list[Array]:
     return [jnp.concatenate(arrays, axis=-1)] if together else list(arrays)
 
 
-def _unpacked(packed: Sequence[Array], like: Sequence[Array], together: bool) -> list[Array]:
-    """What was packed, in the widths and dtypes of `like`."""
+def _unpacked(
+    packed: Sequence[Array], like: Sequence[Array], together: bool, dtype: jnp.dtype | None = None
+) -> list[Array]:
+    """What was packed, in the widths of `like`, and in its dtypes if no other is given."""
     if together:
         ends = itertools.accumulate(array.shape[-1] for array in like[:-1])
         packed = jnp.split(packed[0], list(ends), axis=-1)
-    return [array.astype(original.dtype) for array, original in zip(packed, like, strict=True)]
+    return [array.astype(dtype or original.dtype) for array, original in zip(packed, like, strict=True)]
 
 
 def _taken(packed: Sequence[Array], order: Array, like: Sequence[Array], together: bool) -> list[Array]:
     return _unpacked([take_rows(array, order) for array in packed], like, together)
 
 
-def _attend(
-    rules: Rules,
-    together: bool,
-    query: Array,
-    key: Array,
-    value: Array,
-    clustering: Clustering,
-    without: Clustering | None,
-    far: FarField | None,
-) -> tuple[Array, Array]:
-    sample = Sample(rules, query, key, clustering, without)
+def _attend(rules: Rules, together: bool, inputs: Inputs) -> tuple[Array, Array]:
+    """Output and logsumexp."""
+    sample = Sample(rules, inputs)
+    query, key, value, far = inputs.query, inputs.key, inputs.value, inputs.far
     dtype, low = sample.dtype, sample.low
     queries, keys, values = (as_rows(array) for array in (query, key, value))
     far_rows = far_rows_of(far)
 
-    def step(state: list[Array], step: Step):
+    def step(state: list[Array], step: Step) -> tuple[list[Array], None]:
         logits, keep = sample.logits(step, take_rows(queries, step.queries), take_rows(keys, step.keys))
         before, logsumexp = _taken(state, step.queries, nothing, together)
         top = jnp.max(jnp.where(keep, logits, low), axis=-1, initial=low, keepdims=True)
@@ -108,15 +95,13 @@ def _attend(
 def _gradients(
     rules: Rules,
     together: bool,
-    arrays: tuple[Array, Array, Array],
-    clustering: Clustering,
-    without: Clustering | None,
-    far: FarField | None,
+    inputs: Inputs,
     results: tuple[Array, Array],
     of_results: tuple[Array, Array],
-) -> tuple[tuple[Array, Array, Array], FarField | None]:
-    """Gradients of query, key and value, and of the far field, from those of output and logsumexp."""
-    sample = Sample(rules, *arrays[:2], clustering, without)
+) -> tuple[Array, Array, Array, Array, Estimates | None]:
+    """Gradients of query, key, value, scale and the estimates, from those of output and logsumexp."""
+    sample = Sample(rules, inputs)
+    arrays, scale, far = (inputs.query, inputs.key, inputs.value), inputs.scale, inputs.far
     dtype, low = sample.dtype, sample.low
     output, logsumexp = results
     # d logits = weights * (d output . value - shift)
@@ -128,14 +113,14 @@ def _gradients(
     per_query, per_key = _packed(of_queries, together), _packed((keys, values), together)
     far_rows = far_rows_of(far)
 
-    def step(state: tuple[Array, list[Array], Any], step: Step):
+    def step(state: tuple[Array, list[Array], Any], step: Step) -> tuple[Any, None]:
         its_query = take_rows(queries, step.queries)
         its_output, its_logsumexp, its_shift = _taken(per_query, step.queries, of_queries, together)
         its_key, its_value = _taken(per_key, step.keys, (keys, values), together)
         logits, keep = sample.logits(step, its_query, its_key)
         weights = jnp.exp(jnp.where(keep, logits - its_logsumexp, low))
         of_weights = sample.product("lcv,lkv->lck", its_output, its_value) - its_shift
-        of_logits = (rules.scale * weights * of_weights).astype(queries.dtype)
+        of_logits = (weights * of_weights).astype(queries.dtype)
         to_far = state[2]
         if far is not None and far_rows is not None:
             estimates, far_query, far_key = sample.estimates(step, far_rows, far.linear, its_logsumexp)
@@ -172,8 +157,11 @@ def _gradients(
 
     state = zeros((queries, per_key, far_rows))
     (to_query, to_keys, to_far), _ = jax.lax.scan(step, vary_alike(state, queries), sample.steps)
-    summed = to_query.astype(queries.dtype), *_unpacked(to_keys, (keys, values), together)
-    to_query, to_key, to_value = (to.reshape(array.shape) for to, array in zip(summed, arrays, strict=True))
+    # Of scale * query . key: the sums so far lack the scale.
+    to_scale = jnp.sum(inner_products(queries, to_query, dtype)).astype(scale.dtype)
+    to_key, to_value = _unpacked(to_keys, [keys, values], together, dtype)
+    summed = zip((scale * to_query, scale * to_key, to_value), arrays, strict=True)
+    to_query, to_key, to_value = (to.astype(array.dtype).reshape(array.shape) for to, array in summed)
     of_far = None
     if far is not None:
         part = jnp.exp(jnp.minimum(jnp.where(far.logsumexp > low, far.logsumexp - found, low), sample.high))
@@ -183,7 +171,7 @@ def _gradients(
         to_rows = {} if to_far is None else to_far._asdict()
         all_to = dataclasses.replace(far, output=to_output, logsumexp=to_logsumexp, **to_rows)
         of_far = jax.tree.map(lambda to, array: to.reshape(array.shape).astype(array.dtype), all_to, far)
-    return (to_query, to_key, to_value), of_far
+    return to_query, to_key, to_value, to_scale, of_far
 
 
 def _by_platform(function: Callable[..., Any], rules: Rules, *arguments: Any) -> Any:
@@ -192,55 +180,30 @@ def _by_platform(function: Callable[..., Any], rules: Rules, *arguments: Any) ->
     return jax.lax.platform_dependent(*arguments, cpu=choices[0], default=choices[1])
 
 
-def blockwise_attention(
-    rules: Rules,
-    query: Array,
-    key: Array,
-    value: Array,
-    clustering: Clustering,
-    far: FarField | None = None,
-    without: Clustering | None = None,
-) -> tuple[Array, Array]:
-    """clustered_attention of one sample: [T, N, D], [S, M, D], [S, M, V], orders -> [T, N, V], [T, N].
+def blockwise_attention(rules: Rules, inputs: Inputs) -> tuple[Array, Array]:
+    """clustered_attention of one sample: output [T, N, V] and logsumexp [T, N].
 
     The logsumexp is finite_min in rows without keys. Reverse mode only: the backward pass takes the
-    inputs, the output and its logsumexp, and computes the logits anew. With a far field, the pairs that
-    share no cluster count by its estimates; a pair must be met once at most (deduplicate, or one round).
-    Pairs that share a cluster of `without` are left out.
+    inputs, the output and its logsumexp, and computes the logits anew.
     """
-    arrays = query, key, value, clustering, without, far
-    return _blockwise_attention(rules, *vary_alike(arrays, arrays))
+    return _blockwise_attention(rules, vary_alike(inputs, inputs))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blockwise_attention(
-    rules: Rules,
-    query: Array,
-    key: Array,
-    value: Array,
-    clustering: Clustering,
-    without: Clustering | None,
-    far: FarField | None,
-) -> tuple[Array, Array]:
-    return _by_platform(_attend, rules, query, key, value, clustering, without, far)
+def _blockwise_attention(rules: Rules, inputs: Inputs) -> tuple[Array, Array]:
+    results: tuple[Array, Array] = _by_platform(_attend, rules, inputs)
+    return results
 
 
-def _forward(
-    rules: Rules,
-    query: Array,
-    key: Array,
-    value: Array,
-    clustering: Clustering,
-    without: Clustering | None,
-    far: FarField | None,
-):
-    results = _blockwise_attention(rules, query, key, value, clustering, without, far)
-    return results, ((query, key, value), clustering, without, far, results)
+def _forward(rules: Rules, inputs: Inputs) -> tuple[tuple[Array, Array], Any]:
+    results = _blockwise_attention(rules, inputs)
+    return results, (inputs, results)
 
 
-def _backward(rules: Rules, residuals, of_results):
-    of_arrays, of_far = _by_platform(_gradients, rules, *residuals, of_results)
-    return *of_arrays, None, None, of_far
+def _backward(rules: Rules, residuals: Any, of_results: tuple[Array, Array]) -> tuple[Inputs]:
+    of_query, of_key, of_value, of_scale, of_far = _by_platform(_gradients, rules, *residuals, of_results)
+    no_gradient: Any = None  # of the orders
+    return (Inputs(of_query, of_key, of_value, of_scale, no_gradient, no_gradient, of_far),)
 
 
 _blockwise_attention.defvjp(_forward, _backward)

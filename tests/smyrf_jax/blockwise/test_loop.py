@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from smyrf_jax import blockwise, clustered_attention, smyrf_attention, steps
+from smyrf_jax import clustered_attention, smyrf_attention
+from smyrf_jax.blockwise import loop, schedule
 from tests.smyrf_jax.reference import arrays_of, avals_of, cluster, loss_of, reference
 
 
@@ -30,13 +31,13 @@ def laid_out(together, function, rules, *arguments):
 @pytest.mark.parametrize("deduplicate", [False, True])
 @pytest.mark.parametrize("together", [False, True])  # as on CPUs, as on TPUs
 def test_any_cut_gives_the_same_attention(logits, queries, deduplicate, together, monkeypatch):
-    monkeypatch.setattr(blockwise, "_by_platform", functools.partial(laid_out, together))
-    monkeypatch.setattr(steps, "LOGITS_A_STEP", logits)
-    monkeypatch.setattr(steps, "QUERIES_A_STEP", queries)
+    monkeypatch.setattr(loop, "_by_platform", functools.partial(laid_out, together))
+    monkeypatch.setattr(schedule, "LOGITS_A_STEP", logits)
+    monkeypatch.setattr(schedule, "QUERIES_A_STEP", queries)
     with jax.enable_x64(True):
         arrays = arrays_of((1, 45, 21, 2, 4, 5), jnp.float64)
         clustering = cluster(*arrays[:2], cluster_size=16)
-        cut = steps.steps_of(jax.tree.map(lambda order: order[0], clustering), 45, 21, 2, 1)
+        cut = schedule.steps_of(jax.tree.map(lambda order: order[0], clustering), 45, 21, 2, 1)
         assert cut.queries.shape[1] * cut.queries.shape[2] * cut.keys.shape[2] <= max(logits, queries * 2 * 8)
 
         def run(attend):
@@ -57,7 +58,7 @@ def test_rows_that_lie_together_keep_their_dtypes(dtypes, monkeypatch):
     value = value.astype(dtypes[1])
 
     def run(together):
-        monkeypatch.setattr(blockwise, "_by_platform", functools.partial(laid_out, together))
+        monkeypatch.setattr(loop, "_by_platform", functools.partial(laid_out, together))
 
         def loss(*arrays):
             output = clustered_attention(*arrays, clustering)
@@ -86,7 +87,7 @@ def test_no_array_is_as_large_as_the_logits_of_a_round():
     jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(array, array, array)
     sizes = sorted({aval.size for aval in avals_of(jaxpr.jaxpr)})
     assert sizes[-1] < heads * length * size / 4  # a quarter of one round's logits
-    assert sizes[-1] >= steps.LOGITS_A_STEP  # it did look into the loop
+    assert sizes[-1] >= schedule.LOGITS_A_STEP  # it did look into the loop
     # The loops are two: no array of R rounds is kept between the forward and the backward pass.
     kept = [
         aval for aval in avals_of(jaxpr.jaxpr) if aval.shape[:1] == (rounds,) and aval.size > length * width

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax.halving import _by_counting, _by_sorting, halve_clusters
+from smyrf_jax.clustering.halving import _by_counting, _by_sorting, halve_clusters
 
 LENGTH = 100
 

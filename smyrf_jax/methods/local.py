@@ -1,0 +1,48 @@
+"""A local window as a method."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from jax import Array
+
+from smyrf_jax.budget import Cost, Problem, window_cost
+from smyrf_jax.checks import check_positive
+from smyrf_jax.clustering import Clustering, local_clustering
+from smyrf_jax.methods.method import Clustered, Parts
+
+
+def neighbours(query: Array, key: Array, window: int) -> Clustering:
+    """Clusters for a local window of these queries and keys [*B, T, N, D]."""
+    shape = (*query.shape[:-3], query.shape[-2])
+    return local_clustering(shape, query.shape[-3], key.shape[-3], window=window)
+
+
+@dataclasses.dataclass(frozen=True)
+class Local(Clustered):
+    """Each query with the keys around its own place; may be causal.
+
+    window: query i sees the keys j with -(window // 2) <= j - i < (window + 1) // 2.
+
+    Raises:
+        ValueError: window is not positive.
+    """
+
+    window: int = 128
+
+    def __post_init__(self) -> None:
+        check_positive(window=self.window)
+
+    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+        """See `Clustered`. The rng does not matter."""
+        return Parts(neighbours(query, key, self.window), window=self.window)
+
+    def cost_of(self, problem: Problem) -> Cost:
+        """Of the window."""
+        return window_cost(problem, self.window)
+
+    @classmethod
+    def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A budget decides window."""
+        all_pairs = 2 * max(problem.num_queries, problem.num_keys) - 1
+        return ({"window": keys} for keys in (all_pairs, *range(problem.num_keys - 1, 0, -1)))

@@ -1,0 +1,222 @@
+"""What every method is: settings that cluster, cost and run."""
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Key
+
+from smyrf_jax.budget import Budget, Cost, Problem
+from smyrf_jax.checks import check_arguments, rng_of
+from smyrf_jax.clustered import attend_in_clusters
+from smyrf_jax.clustering import Clustering
+from smyrf_jax.far_field import FarField
+from smyrf_jax.rows import repeat_heads
+
+M = TypeVar("M", bound="Method")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """An attention and its settings: a frozen dataclass, hashable, with defaults.
+
+    One of your own defines `attend` (or, of the kind `Clustered`, `parts`), and `cost_of` and `sizes` if it
+    is to be budgeted. `attention`, `cost`, `for_budget` and `clustering` check arguments and call them.
+    """
+
+    @abc.abstractmethod
+    def attend(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        *,
+        rng: Array,
+        scale: float | Array,
+        is_causal: bool,
+    ) -> tuple[Array, Array]:
+        """Output [*B, T, N, V] and logsumexp [*B, T, N] for arguments that `attention` has checked."""
+
+    def cost_of(self, problem: Problem) -> Cost:
+        """What it costs."""
+        raise NotImplementedError(f"{type(self).__name__} does not know its cost.")
+
+    @classmethod
+    def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The fields that a budget decides, the dearest first. fields: what is fixed."""
+        raise NotImplementedError(f"{cls.__name__} does not know its cost.")
+
+    @classmethod
+    def within(cls: type[M], budget: Budget, problem: Problem, fields: dict[str, Any]) -> M:
+        """The best settings that a budget allows: the first of `sizes`. fields: what is fixed."""
+        found = (cls(**(size | fields)) for size in cls.sizes(problem, fields))
+        return budget.first(found, lambda method: method.cost_of(problem))
+
+    def clustering(
+        self,
+        query: Float[Array, "*B T N D"],
+        key: Float[Array, "*B S M D"],
+        mask: Bool[Array, "*#B #N 1 S"] | None = None,
+        *,
+        rng: Key[Array, ""] | None = None,
+    ) -> Clustering:
+        """The clusters in which it attends; rng as for `attention`.
+
+        Raises:
+            ValueError: it has none, or shapes do not fit.
+        """
+        raise ValueError(f"{type(self).__name__} has no clusters.")
+
+    def cost(
+        self,
+        num_queries: int,
+        num_keys: int,
+        *,
+        width: int = 64,
+        value_width: int | None = None,
+        heads: int = 1,
+        batch: int = 1,
+        dtype: Any = np.float32,
+        lanes: int = 1,
+    ) -> Cost:
+        """What it costs beside dense attention, in pairs and memory.
+
+        Args:
+            num_queries: T.
+            num_keys: S.
+            width: D. It and what follows matter to the memory alone.
+            value_width: V; None means D.
+            heads: N.
+            batch: of one device.
+            dtype: of query, key and value.
+            lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
+
+        Raises:
+            ValueError: a number is not positive.
+        """
+        return self.cost_of(Problem(num_queries, num_keys, width, value_width, heads, batch, dtype, lanes))
+
+    @classmethod
+    def for_budget(
+        cls: type[M],
+        num_queries: int,
+        num_keys: int,
+        *,
+        pairs: float | None = None,
+        memory: float | None = None,
+        width: int = 64,
+        value_width: int | None = None,
+        heads: int = 1,
+        batch: int = 1,
+        dtype: Any = np.float32,
+        lanes: int = 1,
+        **fields: Any,
+    ) -> M:
+        """The method with the largest clusters (windows, features) whose cost stays within a budget.
+
+        Give a part of dense attention's pairs, of its memory, or both (`budget.Budget`).
+
+        Args:
+            num_queries: T.
+            num_keys: S.
+            pairs: of T * S.
+            memory: of dense attention's.
+            width, value_width, heads, batch, dtype, lanes: as in `cost`.
+            **fields: of the method, that are fixed, such as num_hashes=2.
+
+        Raises:
+            ValueError: neither budget is given or one is not positive, a field is unknown, or nothing is
+                within the budget; the message says what the least costs.
+        """
+        problem = Problem(num_queries, num_keys, width, value_width, heads, batch, dtype, lanes)
+        check_fields(cls, fields)
+        return cls.within(Budget(pairs, memory), problem, fields)
+
+
+def check_fields(method: type[Method], fields: dict[str, Any]) -> None:
+    """Raises ValueError unless the method has all these fields."""
+    known = [field.name for field in dataclasses.fields(method)]
+    unknown = sorted(fields.keys() - set(known))
+    if unknown:
+        raise ValueError(f"{method.__name__} has no fields {unknown}; it has {known}.")
+
+
+class Parts(NamedTuple):
+    """What a clustered attention is made of.
+
+    far_field: the estimate of what lies outside the clusters; None: it does not count.
+    deduplicate: each key counts once, in however many rounds it is met; with a far field it does anyway.
+    window: keys that a query sees, where that is a local window.
+    complete: the clusters of the first round hold every key that is kept, and masked keys have no slot.
+    """
+
+    clustering: Clustering
+    far_field: FarField | None = None
+    deduplicate: bool = False
+    window: int | None = None
+    complete: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Clustered(Method):
+    """A method that attends inside clusters: `parts` says in which, and what counts outside."""
+
+    @abc.abstractmethod
+    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+        """What it attends with. query and key have as many heads, and come without gradients."""
+
+    @classmethod
+    def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A budget decides cluster_size, if nothing else is said."""
+        return ({"cluster_size": size} for size in problem.cluster_sizes())
+
+    def attend(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        *,
+        rng: Array,
+        scale: float | Array,
+        is_causal: bool,
+    ) -> tuple[Array, Array]:
+        """See `Method`."""
+        parts = self.parts_for(query, key, mask, rng)
+        if parts.far_field is not None:
+            parts.far_field.check(query.shape[-1], scale=scale, is_causal=is_causal, window=parts.window)
+        return attend_in_clusters(
+            query,
+            key,
+            value,
+            parts.clustering,
+            mask,
+            scale=scale,
+            is_causal=is_causal,
+            deduplicate=parts.deduplicate,
+            window=parts.window,
+            far_field=parts.far_field,
+            complete=parts.complete,
+        )
+
+    def clustering(
+        self,
+        query: Float[Array, "*B T N D"],
+        key: Float[Array, "*B S M D"],
+        mask: Bool[Array, "*#B #N 1 S"] | None = None,
+        *,
+        rng: Key[Array, ""] | None = None,
+    ) -> Clustering:
+        """See `Method`."""
+        check_arguments(query, key, key, mask)
+        return self.parts_for(query, key, mask, rng_of(rng)).clustering
+
+    def parts_for(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+        """The parts for arguments that have been checked, with as many or fewer key heads."""
+        query, key = jax.lax.stop_gradient((query, key))
+        return self.parts(query, repeat_heads(key, query.shape[-2]), mask, rng)
