@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
+
+from training.weights import from_tensors
 
 # Our scope -> theirs; a block is followed by its number.
 _SCOPES = {
@@ -57,32 +58,18 @@ def from_state_dict(variables: Any, state_dict: Mapping[str, Any]) -> Any:
         The same tree, with NumPy arrays in the dtype of the state dict.
 
     Raises:
-        ValueError: a tensor is missing, left over, or has another shape; names it.
+        ValueError: a tensor is missing, left over, or of another shape; it names them all.
     """
-    unused = set(state_dict)
+    # The singular value that goes with a vector has an axis of its own in theirs.
+    tensors = {
+        name: np.reshape(tensor, ()) if name.endswith("sv0") and np.size(tensor) == 1 else tensor
+        for name, tensor in state_dict.items()
+    }
 
-    def value(path: Any, leaf: Any) -> np.ndarray:
-        names = tuple(entry.key for entry in path[1:])  # without the collection
-        name = torch_name(names)
-        if name not in state_dict:
-            raise ValueError(f"the weights have no tensor {name!r}; is it the same architecture?")
-        unused.discard(name)
-        array = np.asarray(state_dict[name])
-        if names[-1].endswith(("/u", "/sigma")):
-            array = array.reshape(leaf.shape) if array.size == leaf.size else array
-        elif names[-1] == "kernel":
-            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-        if array.shape != leaf.shape:
-            raise ValueError(
-                f"tensor {name!r} has the shape {np.shape(state_dict[name])}, "
-                f"which does not fit {leaf.shape} at {'/'.join(names)}."
-            )
-        return array
+    def name_of(path: tuple[str, ...]) -> str:
+        return torch_name(path[1:])  # without the collection
 
-    result = jax.tree_util.tree_map_with_path(value, variables)
-    if unused:
-        raise ValueError(f"the weights have tensors left over: {sorted(unused)}.")
-    return result
+    return from_tensors(variables, tensors, name_of=name_of, what="the BigGAN")
 
 
 def read_state_dict(path: str) -> dict[str, np.ndarray]:

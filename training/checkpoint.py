@@ -1,6 +1,7 @@
 """Checkpoints: one host copy of the training state, the data position and the config."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ class Checkpoints:
     cut short by a crash is not seen again. A state is a pytree with a field `step`.
 
     max_to_keep: the newest ones. keep_period: every step that it divides is kept besides; None: none.
-    shaping: how the names of the config's fields begin that can change what arrays a state has.
+    state_fields: how the names of the config's fields begin that can change what arrays a state has.
     """
 
     def __init__(
@@ -32,10 +33,10 @@ class Checkpoints:
         directory: str,
         max_to_keep: int = 3,
         keep_period: int | None = None,
-        shaping: tuple[str, ...] = ("",),
+        state_fields: tuple[str, ...] = ("",),
     ):
         self.directory = directory
-        self._shaping = shaping
+        self._state_fields = state_fields
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             keep_period=keep_period,
@@ -81,7 +82,7 @@ class Checkpoints:
             fields = [
                 f"config.{name} is {theirs!r} in the checkpoint and {ours!r} in this run"
                 for name, theirs, ours in config_differences(beside["config"], config)
-                if name.startswith(self._shaping)
+                if name.startswith(self._state_fields)
             ]
             raise ValueError(
                 f"checkpoint {step} in {self.directory} does not fit this run: {'; '.join(fields)}. "
@@ -99,6 +100,38 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go."""
         self._manager.close()
+
+
+def restore_latest(
+    workdir: str,
+    template: Any,
+    config: Mapping[str, Any],
+    *,
+    step: int | None = None,
+    state_fields: tuple[str, ...] = ("",),
+) -> Any:
+    """The state in the newest checkpoint of the run in `workdir`, or in that of `step`, as NumPy arrays.
+
+    template, config: as `Checkpoints.restore` takes them. state_fields: as `Checkpoints` does.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint; names the folder.
+        ValueError: the arrays differ; names the fields that do.
+    """
+    directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+    which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+    missing = FileNotFoundError(f"there is {which} in {directory!r}.")
+    # Before the manager is made, which makes the folder.
+    if not os.path.isdir(directory if step is None else os.path.join(directory, str(step))):
+        raise missing
+    checkpoints = Checkpoints(directory, state_fields=state_fields)
+    try:
+        step = checkpoints.latest_step() if step is None else step
+        if step is None:
+            raise missing
+        return checkpoints.restore(step, template, config)
+    finally:
+        checkpoints.close()
 
 
 def _arrays(state: Any) -> dict[str, str]:

@@ -25,15 +25,15 @@ class Task(abc.ABC):
     """What is trained.
 
     unit: what an example is called, in the plural.
-    shaping: how the names of the config's fields begin that decide what arrays the state has.
+    state_fields: how the names of the config's fields begin that decide what arrays the state has.
     examples_per_step: over all replicas.
-    look_every: steps from one `look` to the next; 0: one at the end alone.
+    evaluate_every: steps from one `evaluate` to the next; 0: one at the end alone.
     """
 
     unit: str
-    shaping: tuple[str, ...]
+    state_fields: tuple[str, ...]
     examples_per_step: int
-    look_every: int
+    evaluate_every: int
 
     @abc.abstractmethod
     def initial_state(self) -> Any:
@@ -52,8 +52,8 @@ class Task(abc.ABC):
         """(replicas, batch, rng) -> (replicas, metrics), as `training.parallel.replicated_step` makes it."""
 
     @abc.abstractmethod
-    def look(self, state: Any, writer: MetricWriter, last: bool) -> None:
-        """Looks at a state on the host: draws, evaluates. last: the run has all its steps."""
+    def evaluate(self, state: Any, writer: MetricWriter, last: bool) -> None:
+        """What a state on the host can do: measures it, draws. last: the run has all its steps."""
 
     def messages(self) -> list[str]:
         """What there is to tell since the last call."""
@@ -115,7 +115,7 @@ def train(
         os.path.join(workdir, "checkpoints"),
         config.checkpoint.max_to_keep,
         config.checkpoint.keep_period or None,
-        task.shaping,
+        task.state_fields,
     )
     try:
         latest, plain = checkpoints.latest_step(), json.loads(config.to_json())
@@ -141,7 +141,7 @@ def train(
             if not all(os.path.exists(path) for path in task.results().values()):
                 # It was cut after its last checkpoint.
                 with MetricWriter(workdir, first) as writer:
-                    task.look(state, writer, True)
+                    task.evaluate(state, writer, True)
         else:
             # The data before the compilation: a wrong path is told at once.
             data = task.batches(examples_seen)
@@ -197,14 +197,14 @@ class _Run:
             bar.update()
             last = step == config.num_steps or stop.requested
             save = self._due(step, config.checkpoint.every, last)
-            look = self._due(step, task.look_every, last)
-            if save or look:
+            evaluate = self._due(step, task.evaluate_every, last)
+            if save or evaluate:
                 # Nothing is saved before it is known to be finite.
                 self._record(*pending, clock, writer, bar)
                 pending = None
                 state = self._save(replicas) if save else to_host(replicas)
-                if look and not jax.process_index():
-                    task.look(state, writer, step == config.num_steps)
+                if evaluate and not jax.process_index():
+                    task.evaluate(state, writer, step == config.num_steps)
                 clock.pause()
             for message in task.messages():
                 say(message)
@@ -250,7 +250,7 @@ class _Run:
 
 
 class _Clock:
-    """Examples a second between two looks, without the first step, which compiles, and without pauses."""
+    """Examples a second, smoothed, without the first step, which compiles, and without pauses."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None

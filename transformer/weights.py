@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.flax
+
+from training.weights import from_tensors
 
 # Models that Python packages carry: the package, and the pattern of the file.
 PACKAGES = {
@@ -119,26 +120,9 @@ def params_of(
     Raises:
         ValueError: a tensor is missing, left over, or of another shape; it names them all.
     """
-    weights = {modern(name): tensor for name, tensor in weights.items()}
-    faults, used = [], set()
+    tensors = {modern(name): tensor for name, tensor in weights.items()}
 
-    def of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
-        keys = tuple(entry.key for entry in path)
-        name = modern(tensor_name(keys))
-        if name not in weights:
-            faults.append(f"{name} is missing")
-            return leaf
-        used.add(name)
-        tensor = np.asarray(weights[name], np.float32)
-        if keys[-1] == "kernel":  # [out, in], and [out, in, height, width] of convolutions
-            tensor = tensor.T if tensor.ndim == 2 else np.transpose(tensor, (2, 3, 1, 0))
-        if tensor.shape != leaf.shape:
-            faults.append(f"{name} is {tensor.shape}, not {leaf.shape}")
-        return tensor
+    def name_of(path: tuple[str, ...]) -> str:
+        return modern(tensor_name(path))
 
-    params = jax.tree_util.tree_map_with_path(of, template)
-    left = [name for name in weights if name not in used and not (foreign and foreign.match(name))]
-    faults.extend(f"{name} is left over" for name in left)
-    if faults:
-        raise ValueError(f"the checkpoint does not fit {what}: " + "; ".join(faults) + ".")
-    return params
+    return from_tensors(template, tensors, name_of=name_of, what=what, foreign=foreign, dtype=np.float32)

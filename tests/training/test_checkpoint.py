@@ -1,6 +1,66 @@
-"""What a checkpoint says when it does not fit (whole runs: tests/biggan/test_train.py)."""
+"""Which state is restored, and what is said when it does not fit (whole runs: tests/biggan/test_train.py)."""
 
-from training.checkpoint import config_differences
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+import pytest
+
+from training.checkpoint import Checkpoints, Progress, config_differences, restore_latest
+
+
+class State(flax.struct.PyTreeNode):
+    step: Any
+    values: Any
+
+
+def state_of(step, width=3):
+    return State(np.int32(step), np.full(width, step, np.float32))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The folder of a run with checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp("run")
+    checkpoints = Checkpoints(str(folder / "checkpoints"))
+    for step in (2, 4):
+        checkpoints.save(state_of(step), Progress(10 * step, {"width": 3, "rate": 0.1}))
+    checkpoints.close()
+    return folder
+
+
+def template(width=3):
+    return jax.eval_shape(lambda: state_of(0, width))
+
+
+def test_the_newest_checkpoint_is_restored_or_the_one_asked_for(workdir):
+    for step, expected in ((None, 4), (2, 2)):
+        state = restore_latest(str(workdir), template(), {"width": 3}, step=step)
+        assert int(state.step) == expected
+        assert isinstance(state.values, np.ndarray)
+        np.testing.assert_array_equal(state.values, expected)
+
+
+def test_a_folder_without_checkpoints_is_named_and_left_as_it_is(workdir, tmp_path):
+    missing = tmp_path / "missing"
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint in .*missing/checkpoints"):
+        restore_latest(str(missing), template(), {})
+    assert not missing.exists()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint in"):
+        restore_latest(str(tmp_path), template(), {})
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint of step 3 in"):
+        restore_latest(str(workdir), template(), {}, step=3)
+
+
+def test_a_state_that_does_not_fit_names_the_fields_that_decide_its_arrays(workdir):
+    config = {"width": 5, "rate": 0.2}
+    message = r"checkpoint 4 in .* does not fit this run: config.width is 3 in .* and 5 in this run\. "
+    with pytest.raises(ValueError, match=message):
+        restore_latest(str(workdir), template(5), config, state_fields=("width",))
+    with pytest.raises(ValueError, match=r"config.rate is 0.1 .* and 0.2 in this run; config.width"):
+        restore_latest(str(workdir), template(5), config)
 
 
 def test_config_differences():
