@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from biggan.sources import Element, ImageError, Photos, Source
+from training.photographs import middle_square, random_square
 
 
 def resize(element: Element, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
@@ -24,26 +25,9 @@ def resize(element: Element, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
     """
     image = element["image"]
     height, width, _ = image.shape
-    side = min(height, width)
-    if side < resolution:
+    if min(height, width) < resolution:
         raise ImageError(f"the image {element['name']} is {height}x{width}, smaller than {resolution}.")
-    top, left = (height - side) // 2, (width - side) // 2
-    return _resized(image[top : top + side, left : left + side], resolution)
-
-
-def random_crop(image: UInt8[np.ndarray, "H W 3"], resolution: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square, of a random side between the resolution and the whole, at the resolution."""
-    height, width, _ = image.shape
-    side = int(rng.integers(resolution, min(height, width), endpoint=True))
-    top, left = (int(rng.integers(0, length - side, endpoint=True)) for length in (height, width))
-    return _resized(image[top : top + side, left : left + side], resolution)
-
-
-def _resized(square: np.ndarray, resolution: int) -> np.ndarray:
-    if len(square) == resolution:
-        return np.ascontiguousarray(square)
-    size = (resolution, resolution)
-    return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.LANCZOS))
+    return middle_square(image, resolution)
 
 
 class Readable:
@@ -118,7 +102,7 @@ def pipeline(
         return element if crop else Element({**element, "image": resize(element, resolution)})
 
     def augment(element: Element, rng: np.random.Generator) -> dict[str, Any]:
-        image = random_crop(element["image"], resolution, rng) if crop else element["image"]
+        image = random_square(element["image"], resolution, rng) if crop else element["image"]
         if flip and rng.random() < 0.5:
             image = image[:, ::-1]
         return {"image": np.ascontiguousarray(image), "label": np.int32(element["label"])}

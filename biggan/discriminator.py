@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from biggan.architecture import DISCRIMINATOR, check_fields
 from biggan.layers import (
     AttentionBlock,
-    AttentionFn,
     ClassProjection,
     DiscriminatorBlock,
     dense,
     spectral,
 )
+from smyrf_jax import Method
 
 
 class Discriminator(nn.Module):
@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
     resolution: int
     channels: int = 96
     num_classes: int = 1
-    attention: Mapping[int, AttentionFn] = nn.FrozenDict()
+    attention: Mapping[int, Method] = nn.FrozenDict()
     sn_eps: float = 1e-6
     remat: bool = False
 

@@ -16,21 +16,21 @@ from biggan.discriminator import Discriminator
 from biggan.generator import Generator
 from biggan.sources import open_source
 from biggan.state import GANState, init_state
-from biggan.steps import GAN
-from training.attention import attention_from_config
-from training.checkpoint import Checkpoints
+from biggan.train_step import GAN
+from smyrf_jax import method_from_config
+from training.checkpoint import restore_latest
 from training.parallel import AXIS
 
 # How the names of the config's fields begin that decide what arrays a state has.
-SHAPING = ("generator.", "discriminator.", "ema.")
+STATE_FIELDS = ("generator.", "discriminator.", "ema.")
 
 
 def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A network's fields; `attention` maps a map size to an attention's name and options."""
+    """A network's fields; `attention` maps a map size to a method's name and options."""
     fields = section.to_dict()
     attention: Mapping[str, Any] = fields.pop("attention", {})
     fields["attention"] = {
-        int(size): attention_from_config(**options) for size, options in attention.items() if options
+        int(size): method_from_config(**options) for size, options in attention.items() if options
     }
     return fields
 
@@ -116,11 +116,5 @@ def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | N
     Raises:
         FileNotFoundError: there is no such checkpoint.
     """
-    checkpoints = Checkpoints(os.path.join(os.path.abspath(workdir), "checkpoints"), shaping=SHAPING)
-    step = checkpoints.latest_step() if step is None else step
-    if step is None or not os.path.isdir(os.path.join(checkpoints.directory, str(step))):
-        raise FileNotFoundError(f"no checkpoint of step {step} in {checkpoints.directory!r}.")
     template = jax.eval_shape(lambda: build_state(config, build_gan(config)))
-    state = checkpoints.restore(step, template, config.to_dict())
-    checkpoints.close()
-    return state
+    return restore_latest(workdir, template, config.to_dict(), step=step, state_fields=STATE_FIELDS)

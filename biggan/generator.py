@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from biggan.architecture import GENERATOR, check_fields
 from biggan.layers import (
     AttentionBlock,
-    AttentionFn,
     GeneratorBlock,
     batch_norm,
     conv3x3,
@@ -19,6 +18,7 @@ from biggan.layers import (
     orthogonal,
     spectral,
 )
+from smyrf_jax import Method
 
 OUTPUT_BN_EPS = 1e-5  # whatever bn_eps is, as in the original
 
@@ -33,8 +33,9 @@ class Generator(nn.Module):
     shared_dim: width of the class embedding that all conditional batch norms share; 0: a plain
         table of gains and biases at each of them.
     hierarchical: a chunk of the noise goes to every block's batch norms; wants shared_dim.
-    attention: map size -> attention function, e.g. {128: partial(smyrf_attention, ...)}; the block
-        stands behind the generator block with that output size. Each wants an rng "hash".
+    attention: map size -> method of attention, e.g. {128: Smyrf(num_hashes=4, cluster_size=2048)}; the
+        block stands behind the generator block with that output size. Hashes draw from the rng collection
+        "hashing"; without it they are always the same.
     axis_name: the batch statistics are those of all replicas on this axis; None: of the own one.
     remat: blocks recompute their activations in the backward pass: less memory, more time.
 
@@ -47,7 +48,7 @@ class Generator(nn.Module):
     num_classes: int = 1
     shared_dim: int = 0
     hierarchical: bool = False
-    attention: Mapping[int, AttentionFn] = nn.FrozenDict()
+    attention: Mapping[int, Method] = nn.FrozenDict()
     bn_eps: float = 1e-5
     sn_eps: float = 1e-6
     axis_name: str | None = None

@@ -17,16 +17,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from smyrf_jax import Method, attention
+from smyrf_jax.flax_adapter import hashing_rng
+
 SPECTRAL_NORM = "spectral_norm"  # its own collection: an average of its vectors would shrink them
 
 orthogonal = nn.initializers.orthogonal()
 conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=orthogonal)
 conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=orthogonal)
 dense = functools.partial(nn.Dense, kernel_init=orthogonal)
-
-# (query [B, T, 1, D], key [B, S, 1, D], value [B, S, 1, V], rng=, scale=) -> [B, T, 1, V].
-# Any: attentions of smyrf_jax return a pair when they are asked for the logsumexp.
-AttentionFn = Callable[..., Any]
 
 
 def spectral(layer: nn.Module, eps: float) -> Callable[[Array, bool], Array]:
@@ -90,12 +89,12 @@ class AttentionBlock(nn.Module):
     """x + gamma * o(attention(theta(x), pool(phi(x)), pool(g(x)))), gamma from 0.
 
     1x1 convolutions without bias: C/8 channels for query and key, C/2 for value; key and value are
-    max-pooled 2x2; the logits are not scaled. One head.
+    max-pooled 2x2; the logits are not scaled. One head. Hashes draw from the rng collection "hashing".
 
     Source: SAGAN (arXiv:1805.08318), section 3, as in BigGAN.
     """
 
-    attention_fn: AttentionFn
+    method: Method
     sn_eps: float
 
     @nn.compact
@@ -111,7 +110,7 @@ class AttentionBlock(nn.Module):
         query = tokens(conv(channels // 8, "theta", inputs))
         key = tokens(max_pool(conv(channels // 8, "phi", inputs)))
         value = tokens(max_pool(conv(channels // 2, "g", inputs)))
-        output = self.attention_fn(query, key, value, rng=self.make_rng("hash"), scale=1.0)
+        output: Any = attention(query, key, value, method=self.method, rng=hashing_rng(self), scale=1.0)
         output = conv(channels, "o", output.reshape(batch, height, width, channels // 2))
         gamma = self.param("gamma", nn.initializers.zeros, ())
         return gamma * output + inputs

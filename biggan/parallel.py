@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from biggan.steps import GAN, Batch, train_step
+from biggan.train_step import GAN, Batch, train_step
 from training.parallel import AXIS, replicated_step
 
 

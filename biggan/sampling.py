@@ -32,7 +32,7 @@ class Sampler:
         def draw(variables: PyTree, rng: Array, numbers: Array, labels: Array) -> Array:
             rng_noise, rng_hash = jax.random.split(rng)
             noise = _noise(rng_noise, numbers, generator.noise_width, truncation)
-            rngs = {"hash": rng_hash}
+            rngs = {"hashing": rng_hash}
             images = generator.apply(variables, noise, labels, train=False, rngs=rngs)
             return jnp.asarray(images)
 
@@ -104,7 +104,7 @@ def standing_statistics(
             labels,
             train=True,
             mutable=["batch_stats", SPECTRAL_NORM],
-            rngs={"hash": rng_hash},
+            rngs={"hashing": rng_hash},
         )
         return jax.tree.map(lambda x: x / (1 - BATCH_NORM_MOMENTUM), updates["batch_stats"])
 

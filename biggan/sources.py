@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from training.photographs import NAMES, photograph
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -54,18 +56,14 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
 class Photos:
     """The colour photographs that scikit-image ships: no download, for a first try."""
 
-    NAMES = ("astronaut", "chelsea", "coffee", "rocket")
-
     def __init__(self) -> None:
-        import skimage.data
-
-        self._images = [np.asarray(getattr(skimage.data, name)()) for name in self.NAMES]
+        self._images = [photograph(name) for name in NAMES]
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Element:
-        return Element(image=self._images[index], label=0, name=self.NAMES[index])
+        return Element(image=self._images[index], label=0, name=NAMES[index])
 
 
 class Folder:

@@ -51,13 +51,13 @@ def init_state(
     ema: bool,
 ) -> GANState:
     """A fresh state: orthogonal kernels, zero biases (the original keeps PyTorch's small random ones)."""
-    rngs = dict(zip(["g", "d", "g_hash", "d_hash"], jax.random.split(rng, 4), strict=True))
+    rngs = dict(zip(["g", "d", "g_hashing", "d_hashing"], jax.random.split(rng, 4), strict=True))
     labels = jnp.zeros(1, jnp.int32)
     noise = jnp.zeros((1, generator.noise_width))
     images = jnp.zeros((1, discriminator.resolution, discriminator.resolution, 3))
 
     def network(module: Any, name: str, inputs: Array, optimizer: Any) -> NetworkState:
-        streams = {"params": rngs[name], "hash": rngs[f"{name}_hash"]}
+        streams = {"params": rngs[name], "hashing": rngs[f"{name}_hashing"]}
         variables = module.init(streams, inputs, labels, train=False)
         params = variables.pop("params")
         return NetworkState(params, variables, optimizer.init(params))

@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 
 from biggan.data import Readable
-from biggan.experiment import SHAPING, build_data, build_gan, build_state, images_per_step
+from biggan.experiment import STATE_FIELDS, build_data, build_gan, build_state, images_per_step
 from biggan.parallel import parallel_step, shard_batch
 from biggan.pictures import save_grid
 from biggan.sampling import Sampler
@@ -28,7 +28,7 @@ class GANTask(loop.Task):
     """A GAN's training; at intervals it draws samples and curves."""
 
     unit = "images"
-    shaping = SHAPING
+    state_fields = STATE_FIELDS
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device]):
         self._config, self._workdir, self._devices = config, workdir, devices
@@ -37,7 +37,7 @@ class GANTask(loop.Task):
         self._readable: Readable | None = None
         self._num_skipped = 0
         self.examples_per_step = images_per_step(config, len(devices) * jax.process_count())
-        self.look_every = config.sample.every
+        self.evaluate_every = config.sample.every
 
     def initial_state(self) -> GANState:
         return build_state(self._config, self._gan)
@@ -49,7 +49,7 @@ class GANTask(loop.Task):
     def step(self) -> Callable[..., Any]:
         return parallel_step(self._gan, self._devices)
 
-    def look(self, state: GANState, writer: MetricWriter, last: bool) -> None:
+    def evaluate(self, state: GANState, writer: MetricWriter, last: bool) -> None:
         rng = jax.random.fold_in(jax.random.key(self._config.seed), 2)
         images = self._sampler(state.sampling_variables(), rng, self._config.sample.num)
         save_grid(images, os.path.join(self._samples, f"step{int(state.step):07d}.png"))

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
                 "num_classes": 1,
                 "shared_dim": 0,
                 "hierarchical": False,
-                # Map size -> attention; {} at a size takes it away.
+                # Map size -> method of attention; {} at a size takes it away.
                 "attention": {"128": {"name": "smyrf", "num_hashes": 4, "cluster_size": 2048}},
                 "bn_eps": 1e-5,
                 "sn_eps": 1e-6,

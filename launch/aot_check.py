@@ -28,7 +28,7 @@ from ml_collections import config_flags
 
 from biggan.experiment import build_gan, build_state
 from biggan.parallel import parallel_step
-from biggan.steps import Batch
+from biggan.train_step import Batch
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", "v3:2x2", "of the slice: v2, v3, v4, v5e, v5p, v6e.")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from biggan.experiment import build_gan, build_state
+from smyrf_jax import Smyrf
 
 NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")}
 # What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
@@ -35,18 +36,28 @@ def test_a_config_builds(name):
 
 
 def test_the_paper():
-    ours = {"celeba128_ours", "celeba256_ours"}
-    assert {"celeba128_smyrf", "celeba128_dense64", "celeba256_smyrf", "quickstart"} | ours == GANS
+    canopy = {"celeba128_canopy", "celeba256_canopy"}
+    assert {"celeba128_smyrf", "celeba128_dense64", "celeba256_smyrf", "quickstart"} | canopy == GANS
     config = config_of("celeba128_smyrf")
     assert config.generator.attention.to_dict() == {
         "128": {"name": "smyrf", "num_hashes": 4, "cluster_size": 2048}
     }
     gan = build_gan(config)
+    assert gan.generator.attention[128] == Smyrf(num_hashes=4, cluster_size=2048)
     assert gan.generator.axis_name is None  # statistics of each core
     assert (gan.d_steps, config.batch_size, config.num_steps) == (2, 4, 120_000)
     assert config.adam.to_dict() == {"g_lr": 5e-5, "d_lr": 2e-4, "b1": 0.0, "b2": 0.999, "eps": 1e-6}
     assert list(build_gan(config_of("celeba128_dense64")).generator.attention) == [64]
     assert list(build_gan(config_of("celeba256_smyrf")).generator.attention) == [256]
+
+
+def test_canopy_has_the_pairs_that_its_configs_tell():
+    for size, dense, share in ((128, 0.5, 0.125), (256, 0.125, 0.03125)):
+        num_queries = size**2
+        for name, expected in (("smyrf", dense), ("canopy", share)):
+            method = build_gan(config_of(f"celeba{size}_{name}")).generator.attention[size]
+            cost = method.cost(num_queries, num_queries // 4)
+            assert cost.pairs == pytest.approx(expected, rel=0.02)
 
 
 def test_the_rows_of_glue():

@@ -13,7 +13,7 @@ from biggan.discriminator import Discriminator
 from biggan.generator import Generator
 from biggan.losses import discriminator_hinge, generator_hinge
 from biggan.torch_weights import from_state_dict, torch_name
-from smyrf_jax import Clustering, clustered_attention, dense_attention
+from smyrf_jax import Clustering, Dense, Method, clustered_attention
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 CASES = ["celeba32_dense", "celeba32_smyrf", "imagenet32_dense", "imagenet32_smyrf"]
@@ -21,18 +21,18 @@ CASES += ["celeba128_dense", "celeba128_smyrf", "imagenet128_dense", "imagenet12
 slow_cases = [pytest.param(name, marks=pytest.mark.slow if "128" in name else ()) for name in CASES]
 
 
-class Recorded:
+class Recorded(Method):
     """Attention on the original's recorded positions, one recording after the other."""
 
     def __init__(self, case, run, sizes):
         self.case, self.run, self.sizes, self.calls = case, run, sizes, 0
 
-    def __call__(self, query, key, value, *, rng, scale):
+    def attend(self, query, key, value, mask, *, rng, scale, is_causal):
         record = f"smyrf/{self.run}/{self.calls}"
         self.calls += 1
         # A case without recordings was run with dense attention.
         if f"{record}/q_positions" not in self.case:
-            return dense_attention(query, key, value, scale=scale)
+            return Dense().attend(query, key, value, mask, rng=rng, scale=scale, is_causal=is_causal)
 
         def order(name, size):
             positions = jnp.asarray(self.case[f"{record}/{name}"], jnp.int32)  # [R, B, T]
@@ -41,7 +41,8 @@ class Recorded:
             return cut.transpose(1, 2, 0, 3, 4)
 
         orders = (order("q_positions", self.sizes[0]), order("k_positions", self.sizes[1]))
-        return clustered_attention(query, key, value, Clustering(*orders), scale=scale)
+        clustering = Clustering(*orders)
+        return clustered_attention(query, key, value, clustering, scale=scale, return_residual=True)
 
 
 @functools.cache
@@ -83,17 +84,17 @@ class Network:
             hierarchical=g["hier"],
             bn_eps=g["BN_eps"],
             sn_eps=g["SN_eps"],
-            attention=dict.fromkeys(self.g_sizes, dense_attention),
+            attention=dict.fromkeys(self.g_sizes, Dense()),
             **shared,
         )
         self.discriminator = Discriminator(
             channels=d["D_ch"],
             sn_eps=d["SN_eps"],
-            attention=dict.fromkeys(self.d_sizes, dense_attention),
+            attention=dict.fromkeys(self.d_sizes, Dense()),
             **shared,
         )
         labels = jnp.zeros(1, jnp.int32)
-        rngs = {"params": jax.random.key(0), "hash": jax.random.key(1)}
+        rngs = {"params": jax.random.key(0), "hashing": jax.random.key(1)}
         noise = jnp.zeros((1, self.generator.noise_width))
         images = jnp.zeros((1, resolution, resolution, 3))
         init = functools.partial(jax.eval_shape, train=False)
@@ -126,7 +127,7 @@ class Network:
             labels,
             train=train,
             mutable=["batch_stats", "spectral_norm"],
-            rngs={"hash": jax.random.key(0)},
+            rngs={"hashing": jax.random.key(0)},
         )
 
     def generate(self, run, variables, train):
@@ -305,12 +306,12 @@ def test_parameter_counts_of_the_full_size_models(data, resolution):
     generator = Generator(
         shared_dim=128 if imagenet else 0,
         hierarchical=imagenet,
-        attention={g_size: dense_attention},
+        attention={g_size: Dense()},
         **shared,
     )
-    discriminator = Discriminator(attention=dict.fromkeys(d_sizes, dense_attention), **shared)
+    discriminator = Discriminator(attention=dict.fromkeys(d_sizes, Dense()), **shared)
     labels = jnp.zeros(1, jnp.int32)
-    rngs = {"params": jax.random.key(0), "hash": jax.random.key(1)}
+    rngs = {"params": jax.random.key(0), "hashing": jax.random.key(1)}
     recorded = COUNTS[f"{data}/{resolution}/Generator/tpu_variant"]
     assert generator.noise_width == recorded["dim_z_effective"]
     inputs = {

@@ -12,9 +12,9 @@ import pytest
 from biggan import Discriminator, Generator
 from biggan.experiment import build_gan
 from biggan.layers import ConditionalBatchNorm, downsample, max_pool, upsample
-from smyrf_jax import dense_attention
+from smyrf_jax import Dense, Smyrf
 
-KEYS = ("params", "hash")
+KEYS = ("params", "hashing")
 
 
 def init(module, *inputs):
@@ -40,7 +40,7 @@ def test_every_resolution_makes_images_and_scores(resolution):
 
 
 def test_kernels_are_orthogonal_biases_and_gamma_zero():
-    generator = Generator(32, channels=4, dim_z=8, attention={16: dense_attention})
+    generator = Generator(32, channels=4, dim_z=8, attention={16: Dense()})
     params = init(generator, jnp.zeros((1, 8)), jnp.zeros(1, jnp.int32))["params"]
     assert params["attention1"]["gamma"] == 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -73,7 +73,7 @@ def test_pooling_is_that_of_linen():
 
 def test_remat_changes_no_gradient():
     with jax.enable_x64(True):
-        generator = Generator(32, channels=2, dim_z=8, attention=nn.FrozenDict({32: dense_attention}))
+        generator = Generator(32, channels=2, dim_z=8, attention=nn.FrozenDict({32: Dense()}))
         noise, labels = jax.random.normal(jax.random.key(1), (2, 8)), jnp.zeros(2, jnp.int32)
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), init(generator, noise, labels))
 
@@ -84,7 +84,7 @@ def test_remat_changes_no_gradient():
                 labels,
                 train=True,
                 mutable=["batch_stats", "spectral_norm"],
-                rngs={"hash": jax.random.key(0)},
+                rngs={"hashing": jax.random.key(0)},
             )
             return jnp.sum(images**2)
 
@@ -93,11 +93,23 @@ def test_remat_changes_no_gradient():
         chex.assert_trees_all_close(*gradients, rtol=1e-8, atol=1e-9)
 
 
+def test_without_a_key_for_hashing_the_images_are_always_the_same():
+    generator = Generator(32, channels=8, dim_z=8, attention={16: Smyrf(num_hashes=1, cluster_size=8)})
+    noise, labels = jax.random.normal(jax.random.key(1), (2, 8)), jnp.zeros(2, jnp.int32)
+    variables = init(generator, noise, labels)
+    variables["params"]["attention1"]["gamma"] = jnp.ones(())
+    draw = jax.jit(functools.partial(generator.apply, train=False))
+    images = draw(variables, noise, labels)
+    chex.assert_trees_all_equal(draw(variables, noise, labels), images)
+    others = [draw(variables, noise, labels, rngs={"hashing": jax.random.key(seed)}) for seed in range(2)]
+    assert np.abs(others[0] - others[1]).max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
         (Generator(48), "generator.resolution should be one of .*48"),
-        (Generator(32, attention={64: dense_attention}), "map size 64.*have the sizes.*32"),
+        (Generator(32, attention={64: Dense()}), "map size 64.*have the sizes.*32"),
         (Generator(32, hierarchical=True), "hierarchical wants generator.shared_dim"),
     ],
 )
@@ -107,7 +119,7 @@ def test_bad_fields_are_named(module, message):
 
 
 def test_the_discriminator_names_a_stage_it_does_not_have():
-    module = Discriminator(128, attention={128: dense_attention})
+    module = Discriminator(128, attention={128: Dense()})
     with pytest.raises(ValueError, match=r"map size 128, but .* have the sizes \[4, 8, 16, 32, 64\]"):
         init(module, jnp.zeros((1, 128, 128, 3)), jnp.zeros(1, jnp.int32))
 

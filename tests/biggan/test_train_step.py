@@ -9,12 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from biggan import steps
+from biggan import train_step as train_step_module
 from biggan.experiment import build_gan, build_state
 from biggan.losses import orthogonal_gradient
 from biggan.parallel import parallel_step, shard_batch
-from biggan.steps import Batch, discriminator_step, latents, train_step
+from biggan.state import NetworkState
+from biggan.train_step import Batch, discriminator_step, latents, train_step
+from smyrf_jax import Method
 from training.parallel import AXIS, replicate, to_host
+
+
+class Noise(Method):
+    """Outputs that depend on the key for the hash directions alone."""
+
+    def attend(self, query, key, value, mask, *, rng, scale, is_causal):
+        output = jax.random.normal(rng, (*query.shape[:-1], value.shape[-1]))
+        return output, jnp.zeros(query.shape[:-1])
 
 
 def images_for(config, num, seed=0):
@@ -71,14 +81,8 @@ def test_eight_replicas_equal_one_on_the_same_global_batch(tiny):
 
 
 def test_every_replica_draws_its_own_noise_and_hash_directions(tiny):
-    seen = []
-
-    def attention(query, key, value, *, rng, scale):
-        seen.append(rng)
-        return jax.random.normal(rng, (*query.shape[:-1], value.shape[-1]))
-
     gan = build_gan(tiny)
-    gan = dataclasses.replace(gan, generator=gan.generator.clone(attention={16: attention}))
+    gan = dataclasses.replace(gan, generator=gan.generator.clone(attention={16: Noise()}))
 
     def draw(rng):
         noise, _ = latents(gan, rng, 2)
@@ -96,10 +100,9 @@ def test_every_replica_draws_its_own_noise_and_hash_directions(tiny):
     params["attention1"]["gamma"] = jnp.ones(())
 
     def generate(rng):
-        return steps._generate(gan, params, state.generator.stats, 2, rng)[0]
+        return train_step_module._generate(gan, params, state.generator.stats, 2, rng)[0]
 
     images = of_each_replica(generate, jax.random.key(0))
-    assert seen
     flat = np.asarray(images).reshape(8, -1)
     assert all(np.abs(flat[i] - flat[j]).max() > 1e-3 for i in range(8) for j in range(i))
 
@@ -119,7 +122,7 @@ def test_accumulated_gradients_are_the_mean_of_the_micro_batches(tiny, monkeypat
         state = jax.jit(functools.partial(build_state, tiny, gan))()
         state = in_float64(state)
         noise = jax.random.normal(jax.random.key(0), (2, 8))
-        monkeypatch.setattr(steps, "latents", lambda *_: (noise, jnp.zeros(2, jnp.int32)))
+        monkeypatch.setattr(train_step_module, "latents", lambda *_: (noise, jnp.zeros(2, jnp.int32)))
         images, labels = images_for(tiny, 4)
         batch = Batch(jnp.asarray(images).reshape(2, 2, 32, 32, 3), jnp.asarray(labels).reshape(2, 2))
 
@@ -189,9 +192,9 @@ def test_orthogonal_gradient_is_that_of_the_penalty():
 def test_orthogonal_regularisation_changes_the_update(tiny):
     gan = dataclasses.replace(build_gan(tiny), axis_name=None, d_optimizer=optax.sgd(1.0))
     params = {"dense": {"kernel": jnp.array([[1.0, 1.0], [0.0, 1.0]])}}
-    network = steps.NetworkState(params, {}, gan.d_optimizer.init(params))
+    network = NetworkState(params, {}, gan.d_optimizer.init(params))
     zero = jax.tree.map(jnp.zeros_like, params)
-    updated, norm = steps._update(gan.d_optimizer, network, zero, 0.1)
+    updated, norm = train_step_module._update(gan.d_optimizer, network, zero, 0.1)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, orthogonal_gradient(params))
     chex.assert_trees_all_close(updated.params, expected)
     assert float(norm) == 0.0

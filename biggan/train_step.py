@@ -176,7 +176,7 @@ def _generate(
         labels,
         train=True,
         mutable=["batch_stats", SPECTRAL_NORM],
-        rngs={"hash": jax.random.fold_in(rng_hash, gan.replica())},
+        rngs={"hashing": jax.random.fold_in(rng_hash, gan.replica())},
     )
     return images, labels, stats
 
@@ -190,7 +190,7 @@ def _score(
         labels,
         train=True,
         mutable=[SPECTRAL_NORM],
-        rngs={"hash": jax.random.fold_in(rng, gan.replica())},
+        rngs={"hashing": jax.random.fold_in(rng, gan.replica())},
     )
 
 
