@@ -1,4 +1,4 @@
-"""Encoders with pretrained weights whose attention is any attention of smyrf_jax."""
+"""Encoders with pretrained weights, with the attention of any method of smyrf_jax."""
 
 from transformer.encoder import Classifier, Encoder, EncoderConfig
 from transformer.pretrained import load_encoder, load_vision

@@ -1,22 +1,20 @@
 """Swaps the attention of a pretrained encoder, and reports what that changes.
 
-    python -m transformer.compare --model=minilm --attention=smyrf --lengths=512,2048
-    python -m transformer.compare --model=focus --attention=smyrf --lengths=1370
+    python -m transformer.compare --model=minilm --method=canopy --lengths=512,2048
+    python -m transformer.compare --model=focus --method=smyrf --fields=num_hashes=2 --lengths=1370
 
 Nothing is trained: the weights are those of the dense model. Of each layer, on the queries, keys and values
 that the dense model has there: the relative error of the attention's output, captured mass and entropy.
 Of the whole model with every layer swapped: the cosine of its embedding (the mean of a text's tokens, or an
 image's class token) with the dense model's, and seconds an input. --swaps: the same cosine when one layer, or
-one head, is swapped alone. Writes compare_<model>_<attention>.md and pictures into --out. Wants the extra
+one head, is swapped alone. Writes compare_<model>_<method>.md and pictures into --out. Wants the extra
 [text] or [vision].
 """
 
 import functools
 import pathlib
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,120 +22,124 @@ import numpy as np
 from absl import app, flags
 from jax import Array
 
-from smyrf_jax import Clustering, dense_attention, smyrf_clustering, tree_clustering
-from smyrf_jax.budget import Cost, budget, cost
+import smyrf_jax
+from smyrf_jax import Dense, Method
+from smyrf_jax.budget import Cost
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
-from training.attention import ATTENTION
+from smyrf_jax.methods import METHODS, Clustered
+from training.timing import medians
 from transformer import report
-from transformer.encoder import AttentionFn
-from transformer.subjects import Subject, heads_of, mixed, open_subject
+from transformer.probes import Mixed, Probe, heads_of, open_probe
 
 _MODEL = flags.DEFINE_string("model", "minilm", "minilm, focus, a checkpoint's folder or an ONNX file.")
-_ATTENTION = flags.DEFINE_enum(
-    "attention", "smyrf", ["smyrf", "canopy"], "what takes the place of dense attention."
+_METHOD = flags.DEFINE_enum("method", "smyrf", list(METHODS), "what takes the place of dense attention.")
+_FIELDS = flags.DEFINE_list(
+    "fields", [], "fields of the method, as num_hashes=2; the others are as large as --pairs allows."
 )
 _LENGTHS = flags.DEFINE_list(
     "lengths", ["512", "2048"], "tokens; positions are interpolated past the trained length."
 )
 _PAIRS = flags.DEFINE_list("pairs", ["0.0625", "0.125", "0.25", "0.5", "1"], "parts of all query-key pairs.")
-_HASHES = flags.DEFINE_integer("num_hashes", 0, "hash rounds or trees; 0: 4 of smyrf, 1 of canopy.")
 _INPUTS = flags.DEFINE_integer("inputs", 4, "texts of Python's manual, or photographs.")
 _SWAPS = flags.DEFINE_string(
     "swaps", "0.25", "part of the pairs at which layers and heads are swapped one by one; empty: not done."
 )
 _OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table and the pictures.")
 
+_SECONDS = 10.0  # for the times of one length
 
-class Swap(NamedTuple):
-    """What takes the place of dense attention.
 
-    clusters: of its kind, for captured mass. means: whether they are a part of its cost.
-    num_hashes: unless told.
+def fields_of(settings: Sequence[str]) -> dict[str, int]:
+    """Fields of a method, from name=number, name=true or name=false.
+
+    Raises:
+        ValueError: one of them is none of these.
     """
-
-    attention: AttentionFn
-    clusters: Callable[..., Clustering]
-    means: bool
-    num_hashes: int
-
-
-SWAPS = {
-    "smyrf": Swap(ATTENTION["smyrf"], smyrf_clustering, False, 4),
-    "canopy": Swap(ATTENTION["canopy"], tree_clustering, True, 1),
-}
-
-
-def settings_for(subject: Subject, swap: Swap, pairs: float, num_hashes: int) -> Cost:
-    """The cluster size for a part of the pairs; all of them are one cluster, which is dense attention."""
-    heads, length = subject.num_heads, subject.length
-    sizes: dict[str, Any] = {"width": subject.encoder.config.hidden_size // heads, "heads": heads}
-    if pairs >= 1:
-        return cost(length, length, num_hashes=1, cluster_size=length, **sizes)
-    return budget(length, length, pairs=pairs, num_hashes=num_hashes, means=swap.means, **sizes)
+    words = {"true": True, "false": False}
+    fields = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            fields[name] = words[value] if value in words else int(value)
+        except ValueError as error:
+            raise ValueError(
+                f"--fields should be name=number, name=true or name=false, but got {setting!r}."
+            ) from error
+    return fields
 
 
-def swapped(attention: AttentionFn, setting: Cost) -> AttentionFn:
-    return functools.partial(attention, **setting.settings)
+def method_for(probe: Probe, kind: type[Method], part: float, fields: Mapping[str, Any]) -> Method:
+    """The method of a kind within a part of the pairs; all of them are dense attention.
+
+    Raises:
+        ValueError: nothing is within that part, or the kind has no such fields.
+    """
+    if part >= 1:
+        return Dense()
+    return kind.for_budget(probe.length, probe.length, pairs=part, **_sizes(probe), **fields)
 
 
-@functools.partial(jax.jit, static_argnames=("swap", "setting"))
-def layer_figures(
-    arrays: tuple[Array, Array, Array],
-    *,
-    swap: Swap,
-    setting: Cost,
-) -> tuple[Array, Array]:
+def cost_of(probe: Probe, method: Method) -> Cost:
+    """What a method costs in one layer, for one input."""
+    return method.cost(probe.length, probe.length, **_sizes(probe))
+
+
+def _sizes(probe: Probe) -> dict[str, Any]:
+    return {"width": probe.head_width, "heads": probe.num_heads}
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def layer_figures(arrays: tuple[Array, Array, Array], *, method: Method) -> tuple[Array, Array]:
     """Error and captured mass [N] of one layer's attention, means over inputs (and queries)."""
-    sizes = {"num_hashes": setting.num_hashes, "cluster_size": setting.cluster_size}
 
     def of_input(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         query, key, value = arrays  # [T, N, D]
-        clustering = swap.clusters(query, key, rng=jax.random.key(0), **sizes)
-        exact: Any = dense_attention(query, key, value)
-        output = swap.attention(query, key, value, rng=jax.random.key(0), **setting.settings)
-        error = attention_error(output, exact)
+        exact: Any = smyrf_jax.attention(query, key, value, method=Dense())
+        output: Any = smyrf_jax.attention(query, key, value, method=method)
+        return attention_error(output, exact), mass_of_heads(query, key, method)
 
-        def of_head(arrays: tuple[Array, Array, Clustering]) -> Array:
-            query, key, clustering = arrays
-            mass = captured_mass(
-                query[:, None], key[:, None], jax.tree.map(lambda order: order[None], clustering)
-            )
-            return jnp.mean(mass)
-
-        # A head at a time, and an input at a time: what is dense here takes T x T.
-        mass = jax.lax.map(of_head, (query.swapaxes(0, 1), key.swapaxes(0, 1), clustering))
-        return error, mass
-
+    # An input at a time, and a head at a time: what is dense here takes T x T.
     error, mass = jax.lax.map(of_input, arrays)
     return jnp.mean(error, axis=0), jnp.mean(mass, axis=0)
 
 
-def median_seconds(run: Callable[..., Any], *arguments: Any) -> float:
-    times = []
-    for _ in range(5):
-        before = time.perf_counter()
-        jax.block_until_ready(run(*arguments))
-        times.append(time.perf_counter() - before)
-    return statistics.median(times)
+def mass_of_heads(query: Array, key: Array, method: Method) -> Array:
+    """Captured mass [N], mean over queries, of one input; NaN where the method has no clusters."""
+    if not isinstance(method, Clustered):
+        return jnp.full(query.shape[-2], jnp.nan)
+
+    def of_head(arrays: tuple[Array, Array]) -> Array:
+        query, key = (array[:, None] for array in arrays)
+        return jnp.mean(captured_mass(query, key, method))
+
+    return jax.lax.map(of_head, (query.swapaxes(0, 1), key.swapaxes(0, 1)))
 
 
-def rows_of(subject: Subject, swap: Swap, parts: Sequence[float], num_hashes: int) -> Iterator[report.Row]:
-    """Measures each part of the pairs."""
-    layers, arguments = heads_of(subject), (subject.params, subject.inputs)
-    dense = jax.jit(functools.partial(subject.embedding, dense_attention))
-    expected = dense(*arguments)
-    dense_seconds = median_seconds(dense, *arguments) / len(subject.inputs)
-    for part in parts:
-        setting = settings_for(subject, swap, part, num_hashes)
-        figures = [layer_figures(arrays, swap=swap, setting=setting) for arrays in layers]
+def rows_of(probe: Probe, methods: Sequence[Method]) -> list[report.Row]:
+    """Measures a model with each method in the place of dense attention."""
+    layers, arguments = heads_of(probe), (probe.params, probe.inputs)
+    runs = {
+        method: jax.jit(functools.partial(probe.embedding, method))
+        for method in dict.fromkeys((Dense(), *methods))
+    }
+    embeddings = {method: run(*arguments) for method, run in runs.items()}
+
+    def step(method: Method) -> Array:
+        return jax.block_until_ready(runs[method](*arguments))
+
+    seconds = medians({repr(method): functools.partial(step, method) for method in runs}, _SECONDS)
+    rows = []
+    for method in methods:
+        figures = [layer_figures(arrays, method=method) for arrays in layers]
         error, mass = (np.array(column) for column in zip(*figures, strict=True))
-        run = jax.jit(functools.partial(subject.embedding, swapped(swap.attention, setting)))
-        cosine = jnp.mean(jnp.sum(run(*arguments) * expected, axis=-1))
-        seconds = median_seconds(run, *arguments) / len(subject.inputs)
-        yield report.Row(subject.length, setting, error, mass, float(cosine), seconds, dense_seconds)
+        cosine = jnp.mean(jnp.sum(embeddings[method] * embeddings[Dense()], axis=-1))
+        own, dense = (seconds[repr(of)] / len(probe.inputs) for of in (method, Dense()))
+        cost = cost_of(probe, method)
+        rows.append(report.Row(probe.length, method, cost, error, mass, float(cosine), own, dense))
+    return rows
 
 
-def entropies_of(subject: Subject) -> np.ndarray:
+def entropies_of(probe: Probe) -> np.ndarray:
     """[layers, heads], the mean entropy of dense attention in nats."""
 
     @jax.jit
@@ -145,20 +147,18 @@ def entropies_of(subject: Subject) -> np.ndarray:
         of_input = functools.partial(jax.lax.map, lambda arrays: attention_entropy(*arrays))
         return jnp.mean(of_input((query, key)), axis=(0, 1))
 
-    return np.array([of_layer(query, key) for query, key, _ in heads_of(subject)])
+    return np.array([of_layer(query, key) for query, key, _ in heads_of(probe)])
 
 
-def swaps_of(subject: Subject, attention: AttentionFn) -> tuple[np.ndarray, np.ndarray]:
+def swaps_of(probe: Probe, method: Method) -> tuple[np.ndarray, np.ndarray]:
     """1 - cosine of the embedding, [layers] with one layer swapped and [layers, heads] with one head."""
-    arguments = (subject.params, subject.inputs)
+    arguments = (probe.params, probe.inputs)
 
     @jax.jit
     def embedding(chosen: Array, *arguments: Any) -> Array:  # chosen: [layers, heads]
-        return subject.embedding(
-            tuple(mixed(attention, dense_attention, heads) for heads in chosen), *arguments
-        )
+        return probe.embedding(tuple(Mixed(method, Dense(), heads) for heads in chosen), *arguments)
 
-    shape = (subject.num_layers, subject.num_heads)
+    shape = (probe.num_layers, probe.num_heads)
     expected = embedding(jnp.zeros(shape, bool), *arguments)
 
     def loss(chosen: np.ndarray) -> float:
@@ -175,41 +175,65 @@ def swaps_of(subject: Subject, attention: AttentionFn) -> tuple[np.ndarray, np.n
     return of_layers, of_heads
 
 
+def write_table(
+    probes: Sequence[Probe], methods: Sequence[Sequence[Method]], command: str, stem: str
+) -> list[str]:
+    """Measures each probe with its methods, writes the table and the plot of errors; returns their paths."""
+    rows: list[report.Row] = []
+    entropies: dict[int, np.ndarray] = {}
+    for probe, of_probe in zip(probes, methods, strict=True):
+        entropies[probe.length] = entropies_of(probe)
+        rows += rows_of(probe, of_probe)
+        print("\n".join(report.line(row) for row in rows if row.length == probe.length), flush=True)
+    paths = [f"{stem}.md", f"{stem}.png"]
+    pathlib.Path(paths[0]).write_text(report.table(rows, entropies, probes[0].unit, command))
+    report.plot_errors(rows, paths[1])
+    return paths
+
+
+def draw_swaps(probe: Probe, method: Method, stem: str) -> list[str]:
+    """Draws what one layer and one head cost; returns the picture's path."""
+    path = f"{stem}_swaps.png"
+    report.plot_swaps(
+        *swaps_of(probe, method), f"{method}: {cost_of(probe, method).pairs:.2%} of the pairs", path
+    )
+    return [path]
+
+
+def draw_pictures(probe: Probe, methods: Sequence[Method], stem: str) -> list[str]:
+    """Draws what each method changes in photographs; returns the picture's path."""
+    path = f"{stem}_pictures.png"
+    pairs = {cost_of(probe, method).pairs: method for method in methods if method != Dense()}
+    columns = {f"{part:.2%} of the pairs": pairs[part] for part in sorted(pairs, reverse=True)}
+    report.draw_changes(probe, {"dense": Dense(), **columns}, path)
+    return [path]
+
+
+def command_line() -> str:
+    """The command that does this again."""
+    fields = f"--fields={','.join(_FIELDS.value)} " if _FIELDS.value else ""
+    return (
+        f"python -m transformer.compare --model={_MODEL.value} --method={_METHOD.value} {fields}"
+        f"--lengths={','.join(_LENGTHS.value)} --pairs={','.join(_PAIRS.value)} --inputs={_INPUTS.value}"
+    )
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    swap = SWAPS[_ATTENTION.value]
-    parts, hashes = [float(part) for part in _PAIRS.value], _HASHES.value or swap.num_hashes
-    subjects = [open_subject(_MODEL.value, int(length), _INPUTS.value) for length in _LENGTHS.value]
-    path = pathlib.Path(_OUT.value) / f"compare_{pathlib.Path(_MODEL.value).stem}_{_ATTENTION.value}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[report.Row] = []
-    entropies: dict[int, np.ndarray] = {}
-    for subject in subjects:
-        entropies[subject.length] = entropies_of(subject)
-        for row in rows_of(subject, swap, parts, hashes):
-            rows.append(row)
-            print(report.line(row), flush=True)
-    command = (
-        f"python -m transformer.compare --model={_MODEL.value} --attention={_ATTENTION.value} "
-        f"--lengths={','.join(_LENGTHS.value)} --pairs={','.join(_PAIRS.value)} --num_hashes={hashes} "
-        f"--inputs={_INPUTS.value}"
-    )
-    path.with_suffix(".md").write_text(report.table(rows, entropies, subjects[0].unit, command))
-    report.plot_errors(rows, path.with_suffix(".png"))
+    probes = [open_probe(_MODEL.value, int(length), _INPUTS.value) for length in _LENGTHS.value]
+    of_kind = functools.partial(method_for, kind=METHODS[_METHOD.value], fields=fields_of(_FIELDS.value))
+    methods = [[of_kind(probe, part=float(part)) for part in _PAIRS.value] for probe in probes]
+    folder = pathlib.Path(_OUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = str(folder / f"compare_{pathlib.Path(_MODEL.value).stem}_{_METHOD.value}")
+
+    paths = write_table(probes, methods, command_line(), stem)
     if _SWAPS.value:
-        setting = settings_for(subjects[0], swap, float(_SWAPS.value), hashes)
-        of_layers, of_heads = swaps_of(subjects[0], swapped(swap.attention, setting))
-        report.plot_swaps(of_layers, of_heads, setting, f"{path}_swaps.png")
-    if subjects[0].unit == "image" and subjects[0].encoder.has_head:
-        settings = [settings_for(subjects[0], swap, part, hashes) for part in sorted(parts, reverse=True)]
-        columns = {"dense": dense_attention} | {
-            f"{setting.pairs:.2%} of the pairs": swapped(swap.attention, setting)
-            for setting in settings
-            if setting.pairs < 1
-        }
-        report.draw_changes(subjects[0], columns, f"{path}_pictures.png")
-    print("wrote " + ", ".join(sorted(str(file) for file in path.parent.glob(f"{path.name}*"))))
+        paths += draw_swaps(probes[0], of_kind(probes[0], part=float(_SWAPS.value)), stem)
+    if probes[0].unit == "image" and probes[0].encoder.has_head:
+        paths += draw_pictures(probes[0], methods[0], stem)
+    print("wrote " + ", ".join(paths))
 
 
 if __name__ == "__main__":

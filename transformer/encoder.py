@@ -1,4 +1,4 @@
-"""BERT's and RoBERTa's encoder, with any attention of smyrf_jax.
+"""BERT's and RoBERTa's encoder, with the attention of any method of smyrf_jax.
 
 Modules are named as the tensors of Hugging Face's checkpoints are, so that weights map name to name.
 """
@@ -15,10 +15,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from smyrf_jax import dense_attention
+import smyrf_jax
+from smyrf_jax import Dense, Method
+from smyrf_jax.flax_adapter import hashing_rng
 
-# attention(query, key, value, mask, rng=...): [B, T, N, D] -> [B, T, N, D]
-AttentionFn = Callable[..., Any]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_new": functools.partial(nn.gelu, approximate=True),
@@ -70,15 +70,13 @@ class EncoderOutput:
     pooled: Any
 
 
-def attention_by_layer(
-    attention: AttentionFn | Sequence[AttentionFn], num_layers: int
-) -> tuple[AttentionFn, ...]:
-    """One attention for all layers, or one a layer, as one a layer.
+def attention_by_layer(attention: Method | Sequence[Method], num_layers: int) -> tuple[Method, ...]:
+    """One method for all layers, or one a layer, as one a layer.
 
     Raises:
         ValueError: there are not as many as layers.
     """
-    layers = (attention,) * num_layers if callable(attention) else tuple(attention)
+    layers = (attention,) * num_layers if isinstance(attention, Method) else tuple(attention)
     if len(layers) != num_layers:
         raise ValueError(
             f"attention should be one, or one of each of {num_layers} layers, but got {len(layers)}."
@@ -105,7 +103,7 @@ class SelfAttention(nn.Module):
     """
 
     config: Any
-    attention: AttentionFn
+    attention: Method
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None) -> Array:
@@ -116,14 +114,14 @@ class SelfAttention(nn.Module):
             projected = nn.Dense(self.config.hidden_size, name=name)(hidden)
             arrays.append(projected.reshape(*hidden.shape[:-1], heads, width))
             self.sow("intermediates", sown, arrays[-1])
-        output = self.attention(*arrays, mask, rng=self.make_rng("hashing"))
+        output: Any = smyrf_jax.attention(*arrays, method=self.attention, mask=mask, rng=hashing_rng(self))
         self.sow("intermediates", "attended", output)
         return output.reshape(hidden.shape)
 
 
 class AttentionBlock(nn.Module):
     config: EncoderConfig
-    attention: AttentionFn
+    attention: Method
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None, deterministic: bool) -> Array:
@@ -142,7 +140,7 @@ class Intermediate(nn.Module):
 
 class Layer(nn.Module):
     config: EncoderConfig
-    attention: AttentionFn
+    attention: Method
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None, deterministic: bool) -> Array:
@@ -175,7 +173,7 @@ class Embeddings(nn.Module):
 
 class Layers(nn.Module):
     config: EncoderConfig
-    attention: tuple[AttentionFn, ...]
+    attention: tuple[Method, ...]
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None, deterministic: bool) -> Array:
@@ -197,12 +195,13 @@ class Encoder(nn.Module):
     """Tokens to vectors.
 
     config: of the checkpoint.
-    attention: of all layers, or one a layer. Randomness of hashing comes from the rng collection "hashing".
+    attention: of all layers, or one a layer. Methods draw by the rng collection "hashing"; without it they
+        draw the same every time.
     has_pooler: whether there are weights for `pooled`.
     """
 
     config: EncoderConfig
-    attention: AttentionFn | Sequence[AttentionFn] = dense_attention
+    attention: Method | Sequence[Method] = Dense()
     has_pooler: bool = True
 
     @nn.compact
@@ -252,7 +251,7 @@ class Classifier(nn.Module):
 
     config: EncoderConfig
     num_labels: int
-    attention: AttentionFn | Sequence[AttentionFn] = dense_attention
+    attention: Method | Sequence[Method] = Dense()
 
     @nn.compact
     def __call__(

@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained encoder to labelled texts, with any attention:
+"""Fine-tunes a pretrained encoder to labelled texts, with any method of attention:
 
     python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py [--workdir=runs/imdb_minilm_smyrf]
 
@@ -22,8 +22,8 @@ import optax
 from jax import Array
 from jaxtyping import Key, PyTree
 
+from smyrf_jax import method_from_config
 from training import command, loop
-from training.attention import attention_from_config
 from training.curves import save_curves
 from training.parallel import AXIS, replicated_step
 from training.writers import MetricWriter
@@ -96,10 +96,10 @@ def train_step(
     return FinetuneState(state.step + 1, params, opt_state), metrics
 
 
-def evaluate(
+def metrics_of(
     model: Classifier, params: PyTree, encoded: Encoded, metrics: Sequence[str], batch_size: int
 ) -> dict[str, float]:
-    """The metrics of a model on texts, without dropout. Hashing is the same every time."""
+    """The metrics of a model on texts, without dropout. Its method draws the same every time."""
     apply = _apply(model)
     parts = []
     for start in range(0, len(encoded.labels), batch_size):
@@ -116,7 +116,7 @@ def evaluate(
 @functools.lru_cache(maxsize=16)
 def _apply(model: Classifier) -> Callable[..., Array]:
     def apply(params: PyTree, *inputs: Array) -> Any:
-        return model.apply({"params": params}, *inputs, rngs={"hashing": jax.random.key(0)})
+        return model.apply({"params": params}, *inputs)
 
     return jax.jit(apply)
 
@@ -137,7 +137,7 @@ class FinetuneTask(loop.Task):
     """A classifier's training; at intervals it is tried on the validation texts, and tested at the end."""
 
     unit = "texts"
-    shaping = ("init", "data.", "optimizer.")
+    state_fields = ("init", "data.", "optimizer.")
 
     def __init__(
         self,
@@ -153,16 +153,14 @@ class FinetuneTask(loop.Task):
         if self._pretrained.tokenizer is None:
             raise FileNotFoundError(f"--config.init={config.init}: tokenizer.json is missing.")
         encoder = self._pretrained.encoder.config
-        attentions = {
-            name: attention_from_config(**options) for name, options in config.attentions.to_dict().items()
-        }
-        if config.attention not in attentions:
+        methods = {name: method_from_config(**of) for name, of in config.attentions.to_dict().items()}
+        if config.attention not in methods:
             raise ValueError(
-                f"config.attention should be one of config.attentions, {sorted(attentions)}, but is "
+                f"config.attention should be one of config.attentions, {sorted(methods)}, but is "
                 f"{config.attention!r}."
             )
         num_labels = self._splits.num_labels
-        self._tests = {name: Classifier(encoder, num_labels, of) for name, of in attentions.items()}
+        self._tests = {name: Classifier(encoder, num_labels, method) for name, method in methods.items()}
         self._model = self._tests[config.attention]
         self._encode = functools.partial(
             encode,
@@ -174,14 +172,13 @@ class FinetuneTask(loop.Task):
         self._validation = self._encode(self._splits.validation)
         self._optimizer = build_optimizer(config.optimizer.to_dict(), config.num_steps)
         self.examples_per_step = texts_per_step(config, devices)
-        self.look_every = config.evaluate.every
+        self.evaluate_every = config.evaluate.every
 
     def initial_state(self) -> FinetuneState:
         """With random weights; `first_state` has the pretrained."""
-        streams = ("params", "hashing")
-        rngs = dict(zip(streams, jax.random.split(jax.random.key(self._config.seed)), strict=True))
-        inputs = jnp.zeros((1, 1), jnp.int32)
-        params = self._model.init(rngs, inputs)["params"]
+        # The first of two keys: so were the recorded runs begun.
+        rng, _ = jax.random.split(jax.random.key(self._config.seed))
+        params = self._model.init(rng, jnp.zeros((1, 1), jnp.int32))["params"]
         return FinetuneState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
 
     def first_state(self) -> FinetuneState:
@@ -206,10 +203,10 @@ class FinetuneTask(loop.Task):
     def step(self) -> Callable[..., Any]:
         return replicated_step(functools.partial(train_step, self._model, self._optimizer), self._devices)
 
-    def look(self, state: FinetuneState, writer: MetricWriter, last: bool) -> None:
+    def evaluate(self, state: FinetuneState, writer: MetricWriter, last: bool) -> None:
         metrics, size = self._splits.metrics, self._config.evaluate.batch_size
         if len(self._validation.labels):
-            found = evaluate(self._model, state.params, self._validation, metrics, size)
+            found = metrics_of(self._model, state.params, self._validation, metrics, size)
             values = {f"validation_{name}": value for name, value in found.items()}
             writer.write(int(state.step), values)
             shown = " ".join(f"{name}={value:.4f}" for name, value in values.items())
@@ -229,7 +226,7 @@ class FinetuneTask(loop.Task):
         for attention, model in self._tests.items():
             results[attention] = {}
             for name, examples in self._splits.tests.items():
-                found = evaluate(model, params, self._encode(examples), metrics, size)
+                found = metrics_of(model, params, self._encode(examples), metrics, size)
                 results[attention][name] = found
                 shown = " ".join(f"{metric}={value:.4f}" for metric, value in found.items())
                 loop.say(f"{name} ({len(examples.labels)} texts) with {attention} attention: {shown}")

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from smyrf_jax import dense_attention
-from transformer.encoder import ACTIVATIONS, AttentionFn, Encoder, EncoderConfig
+from smyrf_jax import Dense, Method
+from transformer.encoder import ACTIVATIONS, Encoder, EncoderConfig
 from transformer.vision import VisionConfig, VisionTransformer
 from transformer.weights import file_of, params_of, read_onnx, read_weights
 
@@ -36,7 +36,7 @@ class Pretrained(NamedTuple):
 def load_encoder(
     folder: str | os.PathLike,
     *,
-    attention: AttentionFn | Sequence[AttentionFn] = dense_attention,
+    attention: Method | Sequence[Method] = Dense(),  # noqa: B008
     max_length: int | None = None,
 ) -> Pretrained:
     """Reads a BERT or RoBERTa checkpoint.
@@ -102,11 +102,7 @@ def encoder_params(encoder: Encoder, weights: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: a tensor is missing, left over, or of another shape; it names them all.
     """
-    template = jax.eval_shape(
-        lambda: encoder.init(
-            {"params": jax.random.key(0), "hashing": jax.random.key(1)}, jnp.zeros((1, 1), int)
-        )
-    )["params"]
+    template = jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 1), int)))["params"]
     return params_of(template, weights, str(encoder.config), _modern, _NOT_OF_ENCODERS)
 
 
@@ -141,7 +137,9 @@ class PretrainedVision(NamedTuple):
 
 
 def load_vision(
-    path: str | os.PathLike, *, attention: AttentionFn | Sequence[AttentionFn] = dense_attention
+    path: str | os.PathLike,
+    *,
+    attention: Method | Sequence[Method] = Dense(),  # noqa: B008
 ) -> PretrainedVision:
     """Reads a DINOv2 checkpoint: a folder with config.json and model.safetensors, or an ONNX file.
 
@@ -160,8 +158,7 @@ def load_vision(
     has_head = any(name.startswith("decoder.") for name in weights)
     encoder = VisionTransformer(config, attention, has_head)
     images = jnp.zeros((1, config.patch_size, config.patch_size, 3))
-    rngs = {"params": jax.random.key(0), "hashing": jax.random.key(1)}
-    template = jax.eval_shape(lambda: encoder.init(rngs, images))["params"]
+    template = jax.eval_shape(lambda: encoder.init(jax.random.key(0), images))["params"]
     foreign = re.compile(r"classifier\.|embeddings\.mask_token$")
     params = params_of(template, weights, str(config), lambda name: name.removeprefix("backbone."), foreign)
     return PretrainedVision(encoder, params)

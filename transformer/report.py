@@ -1,22 +1,29 @@
 """Tables and pictures of what another attention changes in a pretrained encoder."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
+from smyrf_jax import Method
 from smyrf_jax.budget import Cost
-from transformer.subjects import Subject
+from transformer.probes import Probe
 from transformer.vision import pixels
 
 
 class Row(NamedTuple):
-    """One length and setting. error, mass: [layers, heads]; cosine: mean over inputs; seconds: an input."""
+    """One length and method.
+
+    cost: of a layer. error, mass: [layers, heads], mass NaN where there are no clusters. cosine: mean over
+    inputs. seconds: an input.
+    """
 
     length: int
+    method: Method
     cost: Cost
     error: np.ndarray
     mass: np.ndarray
@@ -26,12 +33,15 @@ class Row(NamedTuple):
 
 
 def line(row: Row) -> str:
-    setting = f"{row.cost.num_hashes} x {row.cost.cluster_size}"
     return (
-        f"| {row.length} | {row.cost.pairs:.2%} | {setting} | {row.error.mean():.3f} | "
-        f"{row.mass.mean():.3f} | {row.cosine:.4f} | {row.cost.memory_of_dense:.1%} | "
+        f"| {row.length} | {row.cost.pairs:.2%} | {row.method} | {row.error.mean():.3f} | "
+        f"{_mass(row.mass, 3)} | {row.cosine:.4f} | {row.cost.memory_of_dense:.1%} | "
         f"{row.seconds:.3f} / {row.dense_seconds:.3f} |"
     )
+
+
+def _mass(mass: np.ndarray, digits: int) -> str:
+    return "-" if np.isnan(mass).any() else f"{mass.mean():.{digits}f}"
 
 
 def table(rows: Sequence[Row], entropies: Mapping[int, np.ndarray], unit: str, command: str) -> str:
@@ -56,7 +66,7 @@ def table(rows: Sequence[Row], entropies: Mapping[int, np.ndarray], unit: str, c
             "|---|---|" + "---|" * len(own),
         ]
         for layer, of_heads in enumerate(entropy):
-            cells = "".join(f" {row.error[layer].mean():.3f} ({row.mass[layer].mean():.2f}) |" for row in own)
+            cells = "".join(f" {row.error[layer].mean():.3f} ({_mass(row.mass[layer], 2)}) |" for row in own)
             lines.append(f"| {layer} | {of_heads.mean():.2f} |{cells}")
         lines.append("")
     return "\n".join(lines)
@@ -82,7 +92,7 @@ def plot_errors(rows: Sequence[Row], path: str | os.PathLike) -> None:
     plt.close(figure)
 
 
-def plot_swaps(of_layers: np.ndarray, of_heads: np.ndarray, setting: Cost, path: str | os.PathLike) -> None:
+def plot_swaps(of_layers: np.ndarray, of_heads: np.ndarray, title: str, path: str | os.PathLike) -> None:
     """What swapping one layer [layers], or one head [layers, heads], costs the embedding: 1 - cosine."""
     figure, (bars, grid) = plt.subplots(
         1, 2, figsize=(10, 0.35 * len(of_layers) + 2), layout="constrained", width_ratios=(2, 3)
@@ -95,27 +105,23 @@ def plot_swaps(of_layers: np.ndarray, of_heads: np.ndarray, setting: Cost, path:
     grid.set(xlabel="head", title="one head swapped", xticks=np.arange(of_heads.shape[1]), yticks=layers)
     bars.set_ylim(grid.get_ylim())
     figure.colorbar(shown, ax=grid, label="1 - cosine")
-    figure.suptitle(
-        f"{setting.num_hashes} hashes, clusters of {setting.cluster_size}: {setting.pairs:.2%} of the pairs"
-    )
+    figure.suptitle(title)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-def draw_changes(subject: Subject, columns: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Of each photograph, by attention: the map of importance, and the patches' vectors as colours.
+def draw_changes(probe: Probe, columns: Mapping[str, Method], path: str | os.PathLike) -> None:
+    """Of each photograph, by method: the map of importance, and the patches' vectors as colours.
 
-    columns: title -> attention, the dense one first. Colours: the first three principal components of the
+    columns: title -> method, the dense one first. Colours: the first three principal components of the
     dense model's patches, the same for every column.
     """
     outputs = [
-        jax.jit(lambda *arguments, attention=attention: subject.output(attention, *arguments))(
-            subject.params, subject.inputs
-        )
-        for attention in columns.values()
+        jax.jit(functools.partial(probe.output, method))(probe.params, probe.inputs)
+        for method in columns.values()
     ]
-    photographs = pixels(subject.inputs)
-    side = round((subject.length - 1) ** 0.5)
+    photographs = pixels(probe.inputs)
+    side = round((probe.length - 1) ** 0.5)
     count = len(photographs)
     figure, axes = plt.subplots(
         2 * count, 1 + len(columns), figsize=(2 * (1 + len(columns)), 4 * count), layout="constrained"

@@ -1,4 +1,4 @@
-"""The vision transformer of DINOv2, with any attention of smyrf_jax.
+"""The vision transformer of DINOv2, with the attention of any method of smyrf_jax.
 
 Modules are named as the tensors of checkpoints are, so that weights map name to name.
 """
@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from smyrf_jax import dense_attention
-from transformer.encoder import AttentionFn, SelfAttention, attention_by_layer
+from smyrf_jax import Dense, Method
+from transformer.encoder import SelfAttention, attention_by_layer
 
 # Mean and deviation of ImageNet's pixels, by which photographs are normalised.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,7 +92,7 @@ class Output(nn.Module):
 
 class AttentionBlock(nn.Module):
     config: VisionConfig
-    attention: AttentionFn
+    attention: Method
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
@@ -111,7 +111,7 @@ class Mlp(nn.Module):
 
 class Layer(nn.Module):
     config: VisionConfig
-    attention: AttentionFn
+    attention: Method
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
@@ -125,7 +125,7 @@ class Layer(nn.Module):
 
 class Layers(nn.Module):
     config: VisionConfig
-    attention: tuple[AttentionFn, ...]
+    attention: tuple[Method, ...]
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
@@ -163,7 +163,7 @@ class Embeddings(nn.Module):
 
 class Backbone(nn.Module):
     config: VisionConfig
-    attention: AttentionFn | Sequence[AttentionFn]
+    attention: Method | Sequence[Method]
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -205,12 +205,13 @@ class VisionTransformer(nn.Module):
     """Images to vectors.
 
     config: of the checkpoint.
-    attention: of all layers, or one a layer. Randomness of hashing comes from the rng collection "hashing".
+    attention: of all layers, or one a layer. Methods draw by the rng collection "hashing"; without it they
+        draw the same every time.
     has_head: whether there are weights for `importance`.
     """
 
     config: VisionConfig
-    attention: AttentionFn | Sequence[AttentionFn] = dense_attention
+    attention: Method | Sequence[Method] = Dense()
     has_head: bool = True
 
     @nn.compact

@@ -83,22 +83,22 @@ def test_it_learns_and_tells(config, tmp_path, capsys):
 
 def test_a_run_that_was_cut_ends_as_the_whole(config, tmp_path, monkeypatch):
     train(config, str(tmp_path / "whole"), ONE)
-    real = finetune.evaluate
-    # At the look of step 3; and, on the way from step 2, at the first of the tests when all steps are saved.
+    real = finetune.metrics_of
+    # At the evaluation of step 3; and, on the way from step 2, at the first test when all steps are saved.
     for call, saved in ((1, 2), (3, 6)):
         calls = itertools.count(1)
 
-        def evaluate(*arguments, call=call, calls=calls):
+        def metrics_of(*arguments, call=call, calls=calls):
             if next(calls) == call:
                 raise RuntimeError("cut")
             return real(*arguments)
 
-        monkeypatch.setattr(finetune, "evaluate", evaluate)
+        monkeypatch.setattr(finetune, "metrics_of", metrics_of)
         with pytest.raises(RuntimeError, match="cut"):
             train(config, str(tmp_path / "cut"), ONE)
         assert params_in(tmp_path / "cut")[1] == saved
         assert not (tmp_path / "cut" / "results.json").exists()
-    monkeypatch.setattr(finetune, "evaluate", real)
+    monkeypatch.setattr(finetune, "metrics_of", real)
     train(config, str(tmp_path / "cut"), ONE)
     chex.assert_trees_all_equal(params_in(tmp_path / "cut"), params_in(tmp_path / "whole"))
     results = [(tmp_path / name / "results.json").read_text() for name in ("cut", "whole")]

@@ -1,5 +1,7 @@
 """Encoders against the reference implementation of the checkpoint format."""
 
+import dataclasses
+import functools
 import json
 
 import chex
@@ -11,7 +13,7 @@ import safetensors.flax
 import torch
 import transformers
 
-from smyrf_jax import dense_attention
+from smyrf_jax import Dense, Method, Smyrf
 from transformer.encoder import Classifier
 from transformer.pretrained import load_encoder
 from transformer.weights import folder_of, tensor_name
@@ -75,7 +77,6 @@ def test_hidden_states_are_those_of_the_reference(model_type, tmp_path):
         tokens,
         jnp.asarray(kept),
         others.get("token_type_ids"),
-        rngs={"hashing": jax.random.key(0)},
         mutable="intermediates",
     )
     hidden = variables["intermediates"]["encoder"]["hidden"]
@@ -95,7 +96,7 @@ def test_minilm_is_the_reference():
     tokens = np.array([row + [0] * (length - len(row)) for row in ids])
     kept = np.arange(length) < np.array([len(row) for row in ids])[:, None]
     expected = reference_of(model, tokens, kept)
-    output = encoder.apply({"params": params}, tokens, jnp.asarray(kept), rngs={"hashing": jax.random.key(0)})
+    output = encoder.apply({"params": params}, tokens, jnp.asarray(kept))
     np.testing.assert_allclose(output.tokens[kept], expected.last_hidden_state.numpy()[kept], atol=1e-4)
 
 
@@ -114,9 +115,7 @@ def test_a_classifier_is_that_of_the_reference(model_type, tmp_path):
     encoder, encoder_params, _ = load_encoder(tmp_path)
     classifier = Classifier(encoder.config, 3)
     weights = safetensors.flax.load_file(tmp_path / "model.safetensors")
-    template = jax.eval_shape(
-        classifier.init, {"params": jax.random.key(0), "hashing": jax.random.key(1)}, tokens
-    )["params"]
+    template = jax.eval_shape(classifier.init, jax.random.key(0), tokens)["params"]
 
     def head(path, leaf):
         keys = tuple(entry.key for entry in path)
@@ -128,9 +127,7 @@ def test_a_classifier_is_that_of_the_reference(model_type, tmp_path):
         "classifier": jax.tree_util.tree_map_with_path(head, template["classifier"]),
     }
     chex.assert_trees_all_equal_shapes(params, template)
-    logits = classifier.apply(
-        {"params": params}, tokens, jnp.asarray(kept), rngs={"hashing": jax.random.key(0)}
-    )
+    logits = classifier.apply({"params": params}, tokens, jnp.asarray(kept))
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
@@ -147,14 +144,10 @@ def test_positions_are_interpolated_for_longer_texts(tmp_path):
     between = (1 - step) * trained[first] + step * trained[first + 1]
     np.testing.assert_allclose(longer[first + 1], between, rtol=1e-5)
     tokens = np.full((1, 60), 7)
-    assert encoder.apply({"params": params}, tokens, rngs={"hashing": jax.random.key(0)}).tokens.shape == (
-        1,
-        60,
-        16,
-    )
+    assert encoder.apply({"params": params}, tokens).tokens.shape == (1, 60, 16)
     short, params, _ = load_encoder(tmp_path)
     with pytest.raises(ValueError, match="positions for 18 tokens, but got 60; load it with max_length=60"):
-        short.apply({"params": params}, tokens, rngs={"hashing": jax.random.key(0)})
+        short.apply({"params": params}, tokens)
 
 
 @pytest.mark.parametrize(
@@ -198,18 +191,57 @@ def test_missing_files_and_unknown_architectures_are_named(tmp_path):
         load_encoder(tmp_path)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Watched(Method):
+    """Dense attention that notes the shapes of its queries."""
+
+    shapes: list = dataclasses.field(default_factory=list)
+
+    def attend(self, query, key, value, mask, *, rng, scale, is_causal):
+        self.shapes.append(query.shape)
+        return Dense().attend(query, key, value, mask, rng=rng, scale=scale, is_causal=is_causal)
+
+
 def test_attention_may_differ_by_layer(tmp_path):
     random_checkpoint(tmp_path, "bert")
     tokens, kept = batch_of(0)
-    calls = []
-
-    def watched(query, key, value, mask, *, rng):
-        calls.append(query.shape)
-        return dense_attention(query, key, value, mask)
-
-    encoder, params, _ = load_encoder(tmp_path, attention=[dense_attention, watched])
-    encoder.apply({"params": params}, tokens, jnp.asarray(kept), rngs={"hashing": jax.random.key(0)})
-    assert calls[-1] == (3, 12, 2, 8)
-    assert len(calls) == 2  # one layer of two: once for the shapes of the weights, once here
+    watched = Watched()
+    encoder, params, _ = load_encoder(tmp_path, attention=[Dense(), watched])
+    encoder.apply({"params": params}, tokens, jnp.asarray(kept))
+    assert watched.shapes[-1] == (3, 12, 2, 8)
+    assert len(watched.shapes) == 2  # one layer of two: once for the shapes of the weights, once here
     with pytest.raises(ValueError, match="one of each of 2 layers, but got 1"):
-        load_encoder(tmp_path, attention=[dense_attention])
+        load_encoder(tmp_path, attention=[Dense()])
+
+
+def test_methods_of_layers_work_under_jit(tmp_path):
+    random_checkpoint(tmp_path, "bert")
+    tokens, kept = batch_of(0)
+    methods = [Smyrf(num_hashes=1, cluster_size=4), Dense()]
+    encoder, params, _ = load_encoder(tmp_path, attention=methods)
+    expected = encoder.apply({"params": params}, tokens, kept).tokens
+    np.testing.assert_allclose(
+        jax.jit(encoder.apply)({"params": params}, tokens, kept).tokens, expected, atol=1e-5
+    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tokens_of(encoder, params):
+        return encoder.apply({"params": params}, tokens, kept).tokens
+
+    hashable = encoder.clone(attention=tuple(methods))
+    assert hash(hashable) == hash(encoder.clone(attention=(Smyrf(num_hashes=1, cluster_size=4), Dense())))
+    np.testing.assert_allclose(tokens_of(hashable, params), expected, atol=1e-5)
+    assert np.max(np.abs(expected - tokens_of(encoder.clone(attention=Dense()), params))) > 1e-3
+
+
+def test_hashing_may_be_drawn_or_fixed(tmp_path):
+    random_checkpoint(tmp_path, "bert")
+    tokens, kept = batch_of(0)
+    encoder, params, _ = load_encoder(tmp_path, attention=Smyrf(num_hashes=1, cluster_size=4))
+
+    def tokens_of(rngs):
+        return encoder.apply({"params": params}, tokens, kept, rngs=rngs).tokens
+
+    np.testing.assert_array_equal(tokens_of(None), tokens_of(None))
+    drawn = [tokens_of({"hashing": jax.random.key(seed)}) for seed in range(2)]
+    assert np.max(np.abs(drawn[0] - drawn[1])) > 1e-3

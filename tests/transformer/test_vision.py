@@ -13,7 +13,7 @@ import skimage.data
 import torch
 import transformers
 
-from smyrf_jax import smyrf_attention
+from smyrf_jax import Smyrf
 from transformer.pretrained import load_vision
 from transformer.vision import cubic_weights, normalised
 from transformer.weights import folder_of
@@ -29,8 +29,7 @@ SIZES = {
 
 
 def apply(model, images, **changes):
-    encoder = model.encoder.clone(**changes)
-    return encoder.apply({"params": model.params}, images, rngs={"hashing": jax.random.key(0)})
+    return model.encoder.clone(**changes).apply({"params": model.params}, images)
 
 
 def photograph(height, width):
@@ -75,10 +74,7 @@ def test_the_packaged_model_is_the_one_that_a_runtime_runs():
 
 def test_any_size_and_attention(dinov2):
     model = load_vision(dinov2[0])
-
-    def smyrf(*arrays, rng):
-        return smyrf_attention(*arrays, rng=rng, num_hashes=2, cluster_size=8)
-
+    smyrf = Smyrf(num_hashes=2, cluster_size=8)
     images = photograph(24, 32)
     dense, swapped = (apply(model, images, attention=of).tokens for of in (model.encoder.attention, smyrf))
     assert dense.shape == swapped.shape == (1, 49, 32)

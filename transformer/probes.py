@@ -1,8 +1,10 @@
 """Pretrained encoders together with inputs on which to look at their attention."""
 
+import dataclasses
 import json
 import pathlib
 import pydoc_data.topics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -11,15 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 from jax import Array
+from jaxtyping import Bool
+from PIL import Image
 
-from transformer.encoder import AttentionFn
+from smyrf_jax import Method
+from training.photographs import middle_square, photograph
 from transformer.pretrained import load_encoder, load_vision
 from transformer.vision import normalised
 from transformer.weights import folder_of
 
+# Of fewer, the first ones are taken.
+_PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
 
-class Subject(NamedTuple):
-    """An encoder and a batch for it.
+
+class Probe(NamedTuple):
+    """An encoder and a batch on which its attention is looked at.
 
     encoder, params: of an Encoder or a VisionTransformer.
     inputs: [B, T] tokens, or [B, H, W, 3] normalised images.
@@ -33,12 +41,11 @@ class Subject(NamedTuple):
     length: int
     unit: str
 
-    def output(self, attention: Any, params: Any, inputs: Array) -> Any:
-        """What the encoder returns with `attention`, of all layers or one a layer; hashes always alike."""
-        encoder = self.encoder.clone(attention=attention)
-        return encoder.apply({"params": params}, inputs, rngs={"hashing": jax.random.key(0)})
+    def output(self, attention: Method | Sequence[Method], params: Any, inputs: Array) -> Any:
+        """What the encoder returns with `attention`, of all layers or one a layer; it draws always alike."""
+        return self.encoder.clone(attention=attention).apply({"params": params}, inputs)
 
-    def embedding(self, attention: Any, params: Any, inputs: Array) -> Array:
+    def embedding(self, attention: Method | Sequence[Method], params: Any, inputs: Array) -> Array:
         """[B, H] of length one: the mean of a text's tokens, or an image's class token."""
         tokens = self.output(attention, params, inputs).tokens
         vector = jnp.mean(tokens, axis=1) if self.unit == "text" else tokens[:, 0]
@@ -52,8 +59,12 @@ class Subject(NamedTuple):
     def num_heads(self) -> int:
         return self.encoder.config.num_attention_heads
 
+    @property
+    def head_width(self) -> int:
+        return self.encoder.config.hidden_size // self.num_heads
 
-def open_subject(model: str, length: int, count: int) -> Subject:
+
+def open_probe(model: str, length: int, count: int) -> Probe:
     """A model with `count` inputs of `length` tokens.
 
     Args:
@@ -72,12 +83,12 @@ def open_subject(model: str, length: int, count: int) -> Subject:
         if side**2 + 1 != length:
             raise ValueError(f"an image has one token and a square number, such as 1370, not {length}.")
         images = photographs(side * vision.encoder.config.patch_size, count)
-        return Subject(vision.encoder, vision.params, normalised(jnp.asarray(images)), length, "image")
+        return Probe(vision.encoder, vision.params, normalised(jnp.asarray(images)), length, "image")
     text = load_encoder(path, max_length=length)
     if text.tokenizer is None:
         raise FileNotFoundError(f"{path / 'tokenizer.json'} is missing.")
     tokens = jnp.asarray(passages(text.tokenizer, length, count))
-    return Subject(text.encoder, text.params, tokens, length, "text")
+    return Probe(text.encoder, text.params, tokens, length, "text")
 
 
 def _model_type(folder: pathlib.Path) -> str:
@@ -100,45 +111,55 @@ def passages(tokenizer: tokenizers.Tokenizer, length: int, count: int) -> np.nda
 
 def photographs(side: int, count: int) -> np.ndarray:
     """[count, side, side, 3] float32 in 0 .. 1: the middle squares of scikit-image's photographs."""
-    import skimage.data
-    from PIL import Image
-
-    names = ("chelsea", "coffee", "astronaut", "rocket")
-    if count > len(names):
-        raise ValueError(f"there are {len(names)} photographs, fewer than {count}.")
-    images = []
-    for name in names[:count]:
-        image = Image.fromarray(getattr(skimage.data, name)())
-        small = min(image.size)
-        left, top = ((length - small) // 2 for length in image.size)
-        square = image.crop((left, top, left + small, top + small))
-        images.append(np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), np.float32) / 255)
-    return np.stack(images)
+    if count > len(_PHOTOGRAPHS):
+        raise ValueError(f"there are {len(_PHOTOGRAPHS)} photographs, fewer than {count}.")
+    squares = [
+        middle_square(photograph(name), side, Image.Resampling.BICUBIC) for name in _PHOTOGRAPHS[:count]
+    ]
+    return np.stack(squares).astype(np.float32) / 255
 
 
-def heads_of(subject: Subject) -> list[tuple[Array, Array, Array]]:
+def heads_of(probe: Probe) -> list[tuple[Array, Array, Array]]:
     """query, key and value [B, T, N, D] of each layer, as the model has them with its own attention."""
 
     @jax.jit
     def run(params: Any, inputs: Array) -> Any:
-        _, variables = subject.encoder.apply(
-            {"params": params}, inputs, rngs={"hashing": jax.random.key(0)}, mutable="intermediates"
-        )
+        _, variables = probe.encoder.apply({"params": params}, inputs, mutable="intermediates")
         return variables["intermediates"]
 
-    layers: list[dict[str, Array]] = [{} for _ in range(subject.num_layers)]
-    for path, sown in flax.traverse_util.flatten_dict(run(subject.params, subject.inputs)).items():
+    layers: list[dict[str, Array]] = [{} for _ in range(probe.num_layers)]
+    for path, sown in flax.traverse_util.flatten_dict(run(probe.params, probe.inputs)).items():
         of = [int(scope.removeprefix("layer_")) for scope in path if scope.startswith("layer_")]
         if of:
             layers[of[0]][path[-1]] = sown[0]
     return [(layer["queries"], layer["keys"], layer["values"]) for layer in layers]
 
 
-def mixed(attention: AttentionFn, other: AttentionFn, heads: Array) -> AttentionFn:
-    """`attention` for the heads [N] that are True, and `other` for the rest."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixed(Method):
+    """One method for some heads, and another for the rest.
 
-    def attend(*arrays: Array | None, rng: Array) -> Array:
-        chosen = heads[None, None, :, None]
-        return jnp.where(chosen, attention(*arrays, rng=rng), other(*arrays, rng=rng))
+    chosen: whose heads are True in `heads` [N], which may be traced. other: of the rest.
+    """
 
-    return attend
+    chosen: Method
+    other: Method
+    heads: Bool[Array, "N"]
+
+    def attend(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        *,
+        rng: Array,
+        scale: Any,
+        is_causal: bool,
+    ) -> tuple[Array, Array]:
+        chosen, other = (
+            method.attend(query, key, value, mask, rng=rng, scale=scale, is_causal=is_causal)
+            for method in (self.chosen, self.other)
+        )
+        heads = jnp.expand_dims(self.heads, tuple(range(query.ndim - 2)))  # [1, 1, N]
+        return jnp.where(heads[..., None], chosen[0], other[0]), jnp.where(heads, chosen[1], other[1])
