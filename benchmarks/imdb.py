@@ -16,8 +16,10 @@ import ml_collections
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks.tables import table
 from configs import imdb_minilm_smyrf
-from training.checkpoint import Checkpoints
+from smyrf_jax import method_from_config
+from training.checkpoint import restore_latest
 from transformer.finetune import FinetuneTask, splits_of, train
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/imdb", "folder of the runs.")
@@ -38,34 +40,23 @@ def accuracies(trained: str, seed: int) -> dict[str, float]:
     return {tested: values["test"]["accuracy"] for tested, values in found.items()}
 
 
-# An eighth of the pairs, for weights that were trained with dense attention.
-EIGHTH: dict[str, dict[str, Any]] = {
+# For weights that were trained with dense attention.
+SWAPPED: dict[str, dict[str, Any]] = {
     "smyrf": {"name": "smyrf", "num_hashes": 4, "cluster_size": 16},
-    "scatterbrain": {
-        "name": "canopy",
-        "clusters": "smyrf",
-        "outside": "features",
-        "num_hashes": 2,
-        "cluster_size": 16,
-        "num_features": 32,
-    },
-    "canopy": {"name": "canopy", "num_hashes": 1, "cluster_size": 32, "means_per_cluster": 2},
+    "scatterbrain": {"name": "scatterbrain", "num_hashes": 2, "cluster_size": 16, "num_features": 32},
+    "canopy": {"name": "canopy", "num_trees": 1, "cluster_size": 32, "means_per_cluster": 2},
 }
 
 
 def swapped_accuracies(seed: int) -> dict[str, float]:
-    """Accuracy of the weights trained with dense attention, by the attention of EIGHTH."""
+    """Accuracy of the weights trained with dense attention, by the method of SWAPPED."""
     config = imdb_minilm_smyrf.get_config()
     config.attention, config.num_steps = "canopy", 1
-    config.attentions = ml_collections.ConfigDict(EIGHTH)
-    folder = pathlib.Path(_WORKDIR.value) / f"dense_seed{seed}"
-    task = FinetuneTask(config, splits_of(config), str(folder), jax.local_devices()[:1])
-    checkpoints = Checkpoints(str((folder / "checkpoints").absolute()))
-    step = checkpoints.latest_step()
-    if step is None:
-        raise FileNotFoundError(f"there is no checkpoint in {folder}.")
-    state = checkpoints.restore(step, jax.eval_shape(task.initial_state), config.to_dict())
-    checkpoints.close()
+    config.attentions = ml_collections.ConfigDict(SWAPPED)
+    folder = str(pathlib.Path(_WORKDIR.value) / f"dense_seed{seed}")
+    task = FinetuneTask(config, splits_of(config), folder, jax.local_devices()[:1])
+    template = jax.eval_shape(task.initial_state)
+    state = restore_latest(folder, template, config.to_dict(), state_fields=task.state_fields)
     return {name: found["test"]["accuracy"] for name, found in task.test(state.params).items()}
 
 
@@ -75,30 +66,29 @@ def cell(rows: list[dict[str, float]], name: str) -> str:
     return f"{values.mean():.1f} ± {spread:.1f} ({', '.join(f'{value:.1f}' for value in values)})"
 
 
-def said(name: str, **options: Any) -> str:
-    return f"{name} " + " ".join(f"{option}={value}" for option, value in options.items())
-
-
-def swapped_table(rows: list[dict[str, float]]) -> str:
-    lines = [
-        "Weights trained with dense attention, tested without more training at an eighth of the pairs:",
-        f"{'; '.join(f'{label}: {said(**options)}' for label, options in EIGHTH.items())}.",
+def swapped_table(rows: list[dict[str, float]]) -> list[str]:
+    length = imdb_minilm_smyrf.get_config().data.length
+    methods = {name: method_from_config(**options) for name, options in SWAPPED.items()}
+    return [
+        "Weights trained with dense attention, tested without more training:",
+        *(
+            f"{name}: {method}, {method.cost(length, length).pairs:.1%} of the pairs."
+            for name, method in methods.items()
+        ),
         "",
-        "| " + " | ".join(EIGHTH) + " |",
-        "|" + "---|" * len(EIGHTH),
-        "| " + " | ".join(cell(rows, name) for name in EIGHTH) + " |",
+        *table(list(SWAPPED), [[cell(rows, name) for name in SWAPPED]]),
     ]
-    return "\n".join([*lines, ""])
 
 
-def table(found: Mapping[str, list[dict[str, float]]]) -> str:
+def trained_table(found: Mapping[str, list[dict[str, float]]]) -> list[str]:
     """found: attention of the training -> a row a seed -> attention of the test -> accuracy."""
     config = imdb_minilm_smyrf.get_config()
     seeds = len(next(iter(found.values())))
     tested = list(config.attentions)
     attention = config.attentions.smyrf
     epochs = f"{_STEPS.value} steps" if _STEPS.value else f"{config.epochs:g} epoch"
-    lines = [
+    cells = [[trained, *(cell(rows, name) for name in tested)] for trained, rows in found.items()]
+    return [
         "MiniLM fine-tuned to the sentiment of IMDB's reviews: accuracy in per cent on texts not trained on,",
         f"mean and standard deviation of {seeds} seeds, and each seed. {config.data.length} tokens;",
         f"{epochs} of {config.data.train_size} texts in batches of {config.batch_size}, "
@@ -107,12 +97,8 @@ def table(found: Mapping[str, list[dict[str, float]]]) -> str:
         f"{attention.num_hashes} hashes, clusters of {attention.cluster_size}, half the pairs.",
         "`python -m benchmarks.imdb`",
         "",
-        "| trained with | " + " | ".join(f"tested with {name}" for name in tested) + " |",
-        "|---|" + "---|" * len(tested),
+        *table(["trained with", *(f"tested with {name}" for name in tested)], cells),
     ]
-    for trained, rows in found.items():
-        lines.append(f"| {trained} | " + " | ".join(cell(rows, name) for name in tested) + " |")
-    return "\n".join([*lines, ""])
 
 
 def main(argv: list[str]) -> None:
@@ -126,10 +112,10 @@ def main(argv: list[str]) -> None:
     for seed in range(_SEEDS.value):
         for trained in names:
             found[trained].append(accuracies(trained, seed))
-        path.write_text(table(found))
+        path.write_text("\n".join(trained_table(found)))
         print(path.read_text(), flush=True)
     swapped = [swapped_accuracies(seed) for seed in range(_SEEDS.value)]
-    path.write_text(f"{table(found)}\n{swapped_table(swapped)}")
+    path.write_text("\n".join([*trained_table(found), *swapped_table(swapped)]))
     print(path.read_text(), flush=True)
 
 

@@ -7,8 +7,8 @@ quality.md, quality.png, errors.png and clusters.png into benchmarks/results/ in
 extra [train], for the photograph. Cost is the pairs whose logits are computed, as a part of all.
 """
 
+import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,33 +16,39 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import skimage
+import skimage.color
 from jax import Array
 from matplotlib.figure import Figure
 
-from benchmarks.timing import medians
+from benchmarks.tables import RESULTS, line, table
 from smyrf_jax import (
-    Clustering,
-    clustered_attention,
-    dense_attention,
+    Dense,
+    Method,
+    Smyrf,
+    attention,
     e2lsh,
     gaussian_directions,
-    smyrf_attention,
     sort_clustering,
     xbox_plus,
 )
 from smyrf_jax.dense import dense_weights
-from smyrf_jax.diagnostics import attention_error, captured_mass, error_by_pairs
+from smyrf_jax.diagnostics import attention_error, captured_mass, error_by_pairs, largest_keys_attention
+from smyrf_jax.methods import Clustered, Parts
+from smyrf_jax.methods.comparators import gray_numbers
 from smyrf_jax.pictures import clusters_over_image, errors_by_pairs
+from training.photographs import middle_square, photograph
+from training.timing import medians
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 HEADS, LENGTH, WIDTH = 8, 1024, 64
 SEEDS = 5
+Arrays = tuple[Array, Array, Array]
+# row(kind): captured mass and output error
+Row = Callable[[str], tuple[Any, Any]]
 Transform = Callable[[Array, Array], tuple[Array, Array]]
 Family = Callable[[Array, Array, Array, int], tuple[Array, Array]]
 
 
-def data(kind: str) -> tuple[Array, Array, Array]:
+def data(kind: str) -> Arrays:
     """query, key, value [1, LENGTH, HEADS, WIDTH]; logits (q.k / 8) have a standard deviation of about 2."""
     rngs = jax.random.split(jax.random.key(0), 6)
     shape = (1, LENGTH, HEADS, WIDTH)
@@ -109,13 +115,9 @@ def with_order(rng: Array, buckets: list[Array]) -> tuple[Array, Array]:
 
 def gray_signs(rng: Array, query: Array, key: Array, rounds: int, bits: int = 7) -> tuple[Array, Array]:
     """Signs of projections, read as a Gray code (HyperAttention, arXiv:2310.05869)."""
-
-    def bucket(values: Array) -> Array:
-        binary = jnp.cumsum(values > 0, axis=-1) % 2  # a Gray code's number has running parities as bits
-        return jnp.sum(binary * 2 ** jnp.arange(bits)[::-1].reshape(1, 1, 1, 1, bits), axis=-1).astype(float)
-
     rngs = jax.random.split(rng)
-    return with_order(rngs[1], [bucket(x) for x in projections(rngs[0], query, key, rounds, bits)])
+    along = projections(rngs[0], query, key, rounds, bits)
+    return with_order(rngs[1], [gray_numbers(x).astype(float) for x in along])
 
 
 def cross_polytope(rng: Array, query: Array, key: Array, rounds: int, size: int = 32) -> tuple[Array, Array]:
@@ -155,154 +157,135 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("transform", "family", "rounds", "size", "deduplicate"))
-def measured(
-    rng: Array, kind_data: tuple, exact: Array, *, transform, family, rounds, size, deduplicate
-) -> tuple[Array, Array]:
+@dataclasses.dataclass(frozen=True)
+class Hashed(Clustered):
+    """Clusters of sorted hashes by any transform and family; each key counts once."""
+
+    transform: Transform
+    family: Family
+    num_hashes: int
+    cluster_size: int
+
+    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+        """See `Clustered`."""
+        hashes = self.family(rng, *self.transform(query, key), self.num_hashes)
+        return Parts(sort_clustering(*hashes, mask, cluster_size=self.cluster_size))
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def figures_of_draw(rng: Array, arrays: Arrays, exact: Array, *, method: Method) -> tuple[Array, Array]:
     """Captured mass and output error of one draw, means over heads."""
-    query, key, value = kind_data
-    hashes = family(rng, *transform(query, key), rounds)
-    clustering: Clustering = sort_clustering(*hashes, cluster_size=size)
-    output: Any = clustered_attention(query, key, value, clustering, deduplicate=deduplicate)
-    return jnp.mean(captured_mass(query, key, clustering)), jnp.mean(attention_error(output, exact))
+    output: Any = attention(*arrays, method=method, rng=rng)
+    mass = captured_mass(*arrays[:2], method, rng=rng)
+    return jnp.mean(mass), jnp.mean(attention_error(output, exact))
 
 
-def figures(kind_data, exact, transform, family, rounds, size, deduplicate=True) -> tuple[float, float]:
-    draws = [
-        measured(
-            jax.random.key(seed),
-            kind_data,
-            exact,
-            transform=transform,
-            family=family,
-            rounds=rounds,
-            size=size,
-            deduplicate=deduplicate,
-        )
-        for seed in range(SEEDS)
-    ]
+def figures(arrays: Arrays, exact: Array, method: Method) -> tuple[float, float]:
+    """Captured mass and output error, means over draws and heads."""
+    draws = [figures_of_draw(jax.random.key(seed), arrays, exact, method=method) for seed in range(SEEDS)]
     mass, error = np.mean(np.asarray(draws), axis=0)
     return float(mass), float(error)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def oracle(kind_data: tuple, exact: Array, count: int) -> tuple[Array, Array]:
-    """Each query with its `count` largest keys."""
-    query, key, value = kind_data
-    weights = dense_weights(query, key)
-    top = jax.lax.top_k(weights, count)[0][..., -1:]
-    kept = jnp.where(weights >= top, weights, 0)
-    mass = jnp.sum(kept, -1, keepdims=True)
-    output = jnp.einsum("bnts,bsnv->btnv", kept / mass, value)
+def oracle(arrays: Arrays, exact: Array, count: int) -> tuple[Array, Array]:
+    """Captured mass and output error of each query with its `count` largest keys."""
+    mass = jnp.sum(jax.lax.top_k(dense_weights(*arrays[:2]), count)[0], axis=-1)
+    output = largest_keys_attention(*arrays, count=count)
     return jnp.mean(mass), jnp.mean(attention_error(output, exact))
 
 
-def error_at_equal_time(kinds: dict, exact: dict) -> list[str]:
+def error_at_equal_time(kinds: dict[str, Arrays], exact: dict[str, Array]) -> list[str]:
     """Rounds of clusters of 64, with and without counting each key once: error beside time."""
-    settings = [(rounds, once) for rounds in (1, 2, 3, 4, 6, 8) for once in (False, True)]
-    names = [f"{rounds} rounds, {'each key once' if once else 'once a round'}" for rounds, once in settings]
-    steps = {}
-    for name, (rounds, once) in zip(names, settings, strict=True):
+    methods = [Smyrf(rounds, LENGTH // 16, once) for rounds in (1, 2, 3, 4, 6, 8) for once in (False, True)]
 
-        def loss(query, key, value, rounds=rounds, once=once):
-            output: Any = smyrf_attention(
-                query,
-                key,
-                value,
-                rng=jax.random.key(0),
-                num_hashes=rounds,
-                cluster_size=LENGTH // 16,
-                deduplicate=once,
-            )
+    def step_of(method: Method) -> Callable[[], Any]:
+        def loss(*arrays: Array) -> Array:
+            output: Any = attention(*arrays, method=method)
             return jnp.sum(output**2)
 
         step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-        steps[name] = functools.partial(lambda step: jax.block_until_ready(step(*kinds["clustered"])), step)
-    times = medians(steps, 20.0)
-    lines = [
-        "**Error at equal time** (XBOX+; E2LSH, sorted; clusters of 64; time of forward+backward, medians)",
+        return lambda: jax.block_until_ready(step(*kinds["clustered"]))
+
+    times = medians({said(method): step_of(method) for method in methods}, 20.0)
+    rows = []
+    for method in methods:
+        errors = [figures(kinds[kind], exact[kind], method)[1] for kind in kinds]
+        milliseconds = f"{1e3 * times[said(method)]:.1f}"
+        rows.append([said(method), milliseconds, *(f"{error:.3f}" for error in errors)])
+        print(line(rows[-1]), flush=True)
+    return [
+        "**Error at equal time** (XBOX+; E2LSH, sorted; time of forward+backward, medians)",
         "",
-        "| | milliseconds |" + "".join(f" {kind} |" for kind in kinds),
-        "|---|---|" + "---|" * len(kinds),
+        *table(["", "milliseconds", *kinds], rows),
     ]
-    for name, (rounds, once) in zip(names, settings, strict=True):
-        errors = [
-            figures(kinds[kind], exact[kind], xbox_plus, sorted_e2lsh, rounds, LENGTH // 16, once)[1]
-            for kind in kinds
-        ]
-        cells = "".join(f" {error:.3f} |" for error in errors)
-        lines.append(f"| {name} | {1e3 * times[name]:.1f} |{cells}")
-        print(lines[-1], flush=True)
-    return [*lines, ""]
+
+
+def said(method: Smyrf) -> str:
+    once = "each key once" if method.deduplicate else "once a round"
+    return f"{method.num_hashes} x {method.cluster_size}, {once}"
 
 
 def main() -> None:
     kinds = {kind: data(kind) for kind in ("isotropic", "clustered", "offset")}
-    exact = {kind: dense_attention(*arrays) for kind, arrays in kinds.items()}
+    exact: dict[str, Any] = {kind: attention(*arrays, method=Dense()) for kind, arrays in kinds.items()}
     lines = [
         "Captured mass / relative error of the output; mean over 8 heads and 5 draws. 1024 tokens, width 64;",
         "each key counted once unless said otherwise. `python -m benchmarks.quality`",
         "",
     ]
 
-    def table(title: str, rows: dict[str, Callable[[str], tuple[float, float]]]) -> dict[str, list]:
-        lines.extend([f"**{title}**", "", "| |" + "".join(f" {kind} |" for kind in kinds)])
-        lines.append("|---|" + "---|" * len(kinds))
-        results = {}
+    def add(title: str, rows: dict[str, Row]) -> dict[str, list[tuple[float, float]]]:
+        results, cells = {}, []
         for name, row in rows.items():
-            results[name] = [tuple(map(float, row(kind))) for kind in kinds]
-            lines.append(f"| {name} |" + "".join(f" {m:.3f} / {e:.3f} |" for m, e in results[name]))
-            print(lines[-1], flush=True)
-        lines.append("")
+            results[name] = [(float(mass), float(error)) for mass, error in map(row, kinds)]
+            cells.append([name, *(f"{mass:.3f} / {error:.3f}" for mass, error in results[name])])
+            print(line(cells[-1]), flush=True)
+        lines.extend([f"**{title}**", "", *table(["", *kinds], cells)])
         return results
 
-    def row(transform, family, rounds, size, deduplicate=True):
-        return lambda kind: figures(kinds[kind], exact[kind], transform, family, rounds, size, deduplicate)
+    def row_of(method: Method) -> Row:
+        return lambda kind: figures(kinds[kind], exact[kind], method)
+
+    def oracle_row(count: int) -> Row:
+        return lambda kind: oracle(kinds[kind], exact[kind], count)
 
     # 2 rounds of 16 clusters and 4 of 16: an eighth and a quarter of the pairs.
-    shown = {}
+    size = LENGTH // 16
     for rounds in (2, 4):
-        cost = rounds / 16
-        rows = {
-            f"{name}; E2LSH, sorted": row(transform, sorted_e2lsh, rounds, LENGTH // 16)
+        methods = {
+            f"{name}; E2LSH, sorted": Hashed(transform, sorted_e2lsh, rounds, size)
             for name, transform in TRANSFORMS.items()
         }
-        rows |= {
-            f"XBOX+; {name}": row(xbox_plus, family, rounds, LENGTH // 16)
-            for name, family in FAMILIES.items()
-            if family is not sorted_e2lsh
-        }
-        rows |= {
-            f"none, keys centred; {name}": row(centred, family, rounds, LENGTH // 16)
-            for name, family in FAMILIES.items()
-            if family is not sorted_e2lsh
-        }
-        rows["random clusters"] = row(TRANSFORMS["none"], at_random, rounds, LENGTH // 16)
-        rows["oracle: largest keys of each query"] = lambda kind, cost=cost: oracle(
-            kinds[kind], exact[kind], int(cost * LENGTH)
-        )
-        shown[cost] = table(f"Cost {cost:.1%}: {rounds} rounds of clusters of {LENGTH // 16}", rows)
-    counted = {
-        f"{rounds} x {size}, {'each key once' if once else 'once a round'}": row(
-            xbox_plus, sorted_e2lsh, rounds, size, once
-        )
+        for name in ("XBOX+", "none, keys centred"):
+            methods |= {
+                f"{name}; {label}": Hashed(TRANSFORMS[name], family, rounds, size)
+                for label, family in FAMILIES.items()
+                if family is not sorted_e2lsh
+            }
+        methods["random clusters"] = Hashed(TRANSFORMS["none"], at_random, rounds, size)
+        rows = {name: row_of(method) for name, method in methods.items()}
+        rows["oracle: largest keys of each query"] = oracle_row(rounds * size)
+        cost = Smyrf(rounds, size).cost(LENGTH, LENGTH).pairs
+        shown = add(f"Cost {cost:.1%}: {rounds} rounds of clusters of {size}", rows)
+    counted = [
+        Smyrf(rounds, size, once)
         for rounds, size in ((1, 256), (2, 128), (4, 64), (8, 32), (16, 16))
         for once in (True, False)
-    }
-    table("Cost 25 %: rounds x cluster size, and how often a key counts (XBOX+; E2LSH, sorted)", counted)
+    ]
+    add(
+        "Cost 25 %: rounds x cluster size, and how often a key counts (XBOX+; E2LSH, sorted)",
+        {said(method): row_of(method) for method in counted},
+    )
     lines.extend(error_at_equal_time(kinds, exact))
-    RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quality.md").write_text("\n".join(lines))
-    plot(shown[0.25], list(kinds))
+    plot(shown, list(kinds))
     save(
         "errors.png",
         errors_by_pairs(
             {
                 f"{kind}, {rounds} rounds": error_by_pairs(
-                    *kinds[kind],
-                    rng=jax.random.key(0),
-                    num_hashes=rounds,
-                    attention=functools.partial(smyrf_attention, deduplicate=True),
+                    *kinds[kind], method=Smyrf, num_hashes=rounds, deduplicate=True
                 )
                 for kind in ("isotropic", "clustered")
                 for rounds in (1, 4)
@@ -314,14 +297,14 @@ def main() -> None:
 
 def clusters_of_a_photograph(size: int = 64) -> Figure:
     """The keys of one pixel of a photograph; queries are colours and places, keys those of 2 x 2 pixels."""
-    image = skimage.transform.resize(skimage.data.astronaut(), (size, size), anti_aliasing=True)
+    image = middle_square(photograph("astronaut"), size)
     place = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, size)], indexing="ij"), axis=-1)
     colours = skimage.color.rgb2lab(image) / 25
     features = np.concatenate([colours - colours.mean((0, 1)), 1.5 * place], axis=-1)
     pooled = features.reshape(size // 2, 2, size // 2, 2, -1).mean((1, 3))
     query, key = (jnp.asarray(x.reshape(1, -1, 1, x.shape[-1]), jnp.float32) for x in (features, pooled))
-    hashes = sorted_e2lsh(jax.random.key(3), *xbox_plus(query, key), 4)
-    clustering = sort_clustering(*hashes, cluster_size=size * size // 16)
+    method = Smyrf(num_hashes=4, cluster_size=size * size // 16)
+    clustering = method.clustering(query, key, rng=jax.random.key(3))
     one_head = jax.tree.map(lambda order: order[0, 0], clustering)
     return clusters_over_image(image, one_head, (20, 28), key_grid=(size // 2, size // 2))
 

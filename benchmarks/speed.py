@@ -1,4 +1,4 @@
-"""Seconds of clustered and dense attention on the CPU, forward and forward+backward.
+"""Seconds of SMYRF and dense attention on the CPU, forward and forward+backward.
 
     python -m benchmarks.speed            # about 10 minutes on two cores; --quick for a look
     python -m benchmarks.speed --crossover
@@ -9,9 +9,9 @@ constants of smyrf_jax/budget.py come.
 """
 
 import argparse
+import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from jax import Array
 
-from benchmarks.timing import Step, medians
-from smyrf_jax import dense_attention, e2lsh, gaussian_directions, smyrf_attention, xbox_plus
+from benchmarks.tables import RESULTS, line, table
+from smyrf_jax import Dense, Method, Smyrf, attention, e2lsh, gaussian_directions, xbox_plus
+from training.timing import Step, medians
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 # Dense attention in JAX keeps all logits; above this many bytes of them it is not run. Nor is jax.nn where
 # values are not as wide as queries.
 MOST_LOGITS = 3e9
@@ -36,14 +36,13 @@ class Case(NamedTuple):
     keys: int
     width: int
     value_width: int
-    num_hashes: int
-    cluster_size: int
+    method: Smyrf
 
 
 CASES = {
-    "12 heads, 4096 tokens, width 64; 2 x 64": Case(12, 4096, 4096, 64, 64, 2, 64),
-    "4 heads, 16,384 tokens, width 64; 4 x 128": Case(4, 16384, 16384, 64, 64, 4, 128),
-    "BigGAN 128x128: 16,384 x 4096, widths 12 and 48; 4 x 2048": Case(1, 16384, 4096, 12, 48, 4, 2048),
+    "12 heads, 4096 tokens, width 64; 2 x 64": Case(12, 4096, 4096, 64, 64, Smyrf(2, 64)),
+    "4 heads, 16,384 tokens, width 64; 4 x 128": Case(4, 16384, 16384, 64, 64, Smyrf(4, 128)),
+    "BigGAN 128x128: 16,384 x 4096, widths 12 and 48; 4 x 2048": Case(1, 16384, 4096, 12, 48, Smyrf(4, 2048)),
 }
 LENGTHS = [2**power for power in range(9, 17)]
 
@@ -56,7 +55,7 @@ def arrays_of(case: Case) -> list[np.ndarray]:
     return [rng.standard_normal((1, n, case.rows, w), dtype=np.float32) for n, w in sizes]
 
 
-def plain_composition(query: Array, key: Array, value: Array, *, rng, num_hashes, cluster_size) -> Array:
+def plain_composition(query: Array, key: Array, value: Array, *, method: Smyrf) -> Array:
     """The paper's links as they are commonly put together: every round at once, differentiated by JAX.
 
     Sorts with argsort, inverts the orders with argsort, and keeps all rounds' logits for the backward
@@ -64,9 +63,9 @@ def plain_composition(query: Array, key: Array, value: Array, *, rng, num_hashes
     """
     query, key, value = (jnp.swapaxes(x, 1, 2)[:, None] for x in (query, key, value))  # [B, 1, N, T, D]
     mapped = xbox_plus(*(jnp.moveaxis(jax.lax.stop_gradient(x[:, 0]), 1, 2) for x in (query, key)))
-    directions = gaussian_directions(rng, num_hashes, mapped[0].shape[-1])
+    directions = gaussian_directions(jax.random.key(0), method.num_hashes, mapped[0].shape[-1])
     orders = [jnp.argsort(jnp.moveaxis(e2lsh(x, directions), 2, 1), axis=-1) for x in mapped]  # [B, R, N, T]
-    clusters = query.shape[3] // cluster_size
+    clusters = query.shape[3] // method.cluster_size
 
     def gathered(x: Array, order: Array) -> Array:
         x = jnp.take_along_axis(x, order[..., None], axis=3)
@@ -114,21 +113,20 @@ def of_torch(arrays: list[np.ndarray]) -> tuple[Step, Step]:
     return forward, both
 
 
+def of_method(method: Method, arrays: list[np.ndarray]) -> tuple[Step, Step]:
+    return of_jax(functools.partial(attention, method=method), arrays)
+
+
 def contenders(case: Case) -> dict[str, tuple[Step, Step]]:
     arrays = arrays_of(case)
-    settings = {"num_hashes": case.num_hashes, "cluster_size": case.cluster_size}
-
-    def with_rng(attend, **options):
-        return lambda *inputs: attend(*inputs, rng=jax.random.key(0), **settings, **options)
-
     steps = {
-        "clustered": of_jax(with_rng(smyrf_attention), arrays),
-        "clustered, deduplicated": of_jax(with_rng(smyrf_attention, deduplicate=True), arrays),
-        "plain composition": of_jax(with_rng(plain_composition), arrays),
+        "SMYRF": of_method(case.method, arrays),
+        "SMYRF, deduplicated": of_method(dataclasses.replace(case.method, deduplicate=True), arrays),
+        "plain composition": of_jax(functools.partial(plain_composition, method=case.method), arrays),
         "torch SDPA": of_torch(arrays),
     }
     if 4 * case.rows * case.queries * case.keys <= MOST_LOGITS:
-        steps["dense in JAX"] = of_jax(dense_attention, arrays)
+        steps["dense in JAX"] = of_method(Dense(), arrays)
         if case.width == case.value_width:
             steps["jax.nn"] = of_jax(jax.nn.dot_product_attention, arrays)
     return steps
@@ -136,10 +134,10 @@ def contenders(case: Case) -> dict[str, tuple[Step, Step]]:
 
 def check() -> None:
     """The contenders compute what they are said to."""
-    case = Case(2, 256, 128, 16, 8, 2, 64)
+    case = Case(2, 256, 128, 16, 8, Smyrf(2, 64))
     results = {name: both() for name, (_, both) in contenders(case).items()}
-    clustered, plain = (jax.tree.leaves(results[name]) for name in ("clustered", "plain composition"))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), clustered, plain)
+    smyrf, plain = (jax.tree.leaves(results[name]) for name in ("SMYRF", "plain composition"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), smyrf, plain)
     dense = results["dense in JAX"][1]
     scaled = [np.asarray(x).swapaxes(1, 2) for x in results["torch SDPA"]]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), list(dense), scaled)
@@ -152,6 +150,20 @@ def timed(case: Case, seconds: float) -> dict[str, tuple[float, float]]:
     return {name: (forward[name], both[name]) for name in steps}
 
 
+def lines_of(title: str, results: Mapping[str, Mapping[str, tuple[float, float]]]) -> list[str]:
+    """results: a row's label -> contender -> seconds forward, and forward+backward."""
+    names = list(dict.fromkeys(name for times in results.values() for name in times))
+
+    def cell(times: Mapping[str, tuple[float, float]], name: str) -> str:
+        if name not in times:
+            return "not run"
+        faster = [torch / ours for torch, ours in zip(times["torch SDPA"], times[name], strict=True)]
+        return "{:.4f} / {:.4f} ({:.1f}, {:.1f})".format(*times[name], *faster)
+
+    rows = [[label, *(cell(times, name) for name in names)] for label, times in results.items()]
+    return table([title, *names], rows)
+
+
 def main(quick: bool) -> None:
     check()
     seconds = 5.0 if quick else 15.0
@@ -162,34 +174,18 @@ def main(quick: bool) -> None:
         "",
     ]
 
-    def table(title: str, results: dict[str, dict[str, tuple[float, float]]]) -> None:
-        names = list(dict.fromkeys(name for times in results.values() for name in times))
-        lines.extend(
-            [f"| {title} |" + "".join(f" {name} |" for name in names), "|---|" + "---|" * len(names)]
-        )
-        for label, times in results.items():
-            cells = []
-            for name in names:
-                if name not in times:
-                    cells.append(" not run |")
-                    continue
-                faster = [torch / ours for torch, ours in zip(times["torch SDPA"], times[name], strict=True)]
-                cells.append(" {:.4f} / {:.4f} ({:.1f}, {:.1f}) |".format(*times[name], *faster))
-            lines.append(f"| {label} |" + "".join(cells))
-        lines.append("")
-
     results = {}
     for label, case in CASES.items():
         results[label] = timed(case, seconds)
         print(label, results[label], flush=True)
-    table("case", results)
+    lines += lines_of("case", results)
     sweep = {}
     for length in LENGTHS[:-2] if quick else LENGTHS:
-        sweep[f"{length:,}"] = timed(Case(1, length, length, 64, 64, 4, min(128, length)), seconds)
+        sweep[f"{length:,}"] = timed(Case(1, length, length, 64, 64, Smyrf(4, 128)), seconds)
         print(length, sweep[f"{length:,}"], flush=True)
-    table("tokens (1 head, width 64; 4 x 128)", sweep)
+    lines += lines_of("tokens (1 head, width 64; 4 x 128)", sweep)
     for which, name in enumerate(("forward", "forward+backward")):
-        for contender in ("clustered", "torch SDPA"):
+        for contender in ("SMYRF", "torch SDPA"):
             power = exponent(sweep, contender, which)
             lines.append(f"Exponent of {contender}, {name}, from 4096 tokens on: {power:.2f}.")
     (RESULTS / "speed.md").write_text("\n".join(lines) + "\n")
@@ -205,7 +201,7 @@ def exponent(sweep: dict[str, dict[str, tuple[float, float]]], contender: str, w
 
 def plot(sweep: dict[str, dict[str, tuple[float, float]]]) -> None:
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-    for name in ("clustered", "plain composition", "torch SDPA", "dense in JAX", "jax.nn"):
+    for name in ("SMYRF", "plain composition", "torch SDPA", "dense in JAX", "jax.nn"):
         points = [(int(n.replace(",", "")), t[name][1]) for n, t in sweep.items() if name in t]
         axis.loglog(*zip(*points, strict=True), marker="o", label=name)
     axis.set_xlabel("tokens")
@@ -218,42 +214,36 @@ def plot(sweep: dict[str, dict[str, tuple[float, float]]]) -> None:
 
 
 def crossover(quick: bool) -> None:
-    """Fits the time of clustered attention to its pairs and rows; the unit is a dense pair of that length."""
+    """Fits the time of SMYRF to its pairs and rows; the unit is a dense pair of that length."""
     lines = [
         "Milliseconds forward+backward, 8 heads, width 64, medians. `python -m benchmarks.speed --crossover`",
         "",
-        "| tokens | settings | clustered | dense in JAX |",
-        "|---|---|---|---|",
     ]
+    cells = []
     samples = []
     for length in (128, 256, 512, 1024):
-        settings = [
-            (rounds, size)
+        methods = [
+            Smyrf(rounds, size)
             for rounds, size in ((1, 32), (2, 32), (2, 64), (4, 64), (4, 128), (4, 256))
             if size < length
         ]
-        arrays = arrays_of(Case(8, length, length, 64, 64, 0, 0))
-        steps = {"dense": of_jax(dense_attention, arrays)[1]}
-        for rounds, size in settings:
-            attend = functools.partial(
-                smyrf_attention, rng=jax.random.key(0), num_hashes=rounds, cluster_size=size
-            )
-            steps[f"{rounds} x {size}"] = of_jax(attend, arrays)[1]
+        arrays = arrays_of(Case(8, length, length, 64, 64, methods[0]))
+        steps = {repr(method): of_method(method, arrays)[1] for method in (Dense(), *methods)}
         times = medians(steps, 2.0 if quick else 15.0)
-        unit = times["dense"] / length**2
-        for rounds, size in settings:
-            seconds = times[f"{rounds} x {size}"]
-            samples.append((rounds * size * length, 2 * rounds * length, seconds / unit))
-            lines.append(
-                f"| {length} | {rounds} x {size} | {1e3 * seconds:.2f} | {1e3 * times['dense']:.2f} |"
-            )
-            print(lines[-1], flush=True)
-    pairs, rows, units = (np.array(column, float) for column in zip(*samples, strict=True))
+        dense = times[repr(Dense())]
+        for method in methods:
+            seconds, pairs = times[repr(method)], method.cost(length, length).pairs
+            rows = 2 * method.num_hashes * length
+            samples.append((pairs * length**2, rows, seconds * length**2 / dense))
+            setting = f"{method.num_hashes} x {method.cluster_size}"
+            cells.append([f"{length}", setting, f"{1e3 * seconds:.2f}", f"{1e3 * dense:.2f}"])
+            print(line(cells[-1]), flush=True)
+    *counts, units = (np.array(column, float) for column in zip(*samples, strict=True))
     # Relative errors count, so that cheap settings do.
-    design = np.stack([pairs, rows], axis=1) / units[:, None]
+    design = np.stack(counts, axis=1) / units[:, None]
     a_pair, a_row = np.linalg.lstsq(design, np.ones(len(samples)), rcond=None)[0]
     lines += [
-        "",
+        *table(["tokens", "settings", "SMYRF", "dense in JAX"], cells),
         "In units of a pair of dense attention of the same length: a pair in a cluster "
         f"{a_pair:.2f}, a query or key in a round {a_row:.0f}.",
     ]
@@ -266,5 +256,4 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="fewer turns, and no 32,768 and 65,536 tokens")
     parser.add_argument("--crossover", action="store_true", help="where dense attention is faster")
     flags = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
     (crossover if flags.crossover else main)(flags.quick)

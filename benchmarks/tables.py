@@ -1,0 +1,16 @@
+"""Tables in Markdown, and where they go."""
+
+import pathlib
+from collections.abc import Iterable, Sequence
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table, and an empty one."""
+    return [line(header), "|" + "---|" * len(header), *map(line, rows), ""]
