@@ -12,63 +12,48 @@ import functools
 import json
 import os
 import pathlib
+import random
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import smyrf_jax
+from smyrf_jax import Canopy, Method, Smyrf
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Case(NamedTuple):
-    """Batch 1. means: of canopy; 0: SMYRF."""
+    """Of batch 1."""
 
     heads: int
     queries: int
     keys: int
     width: int
     value_width: int
-    rounds: int
-    cluster_size: int
-    means: int = 0
+    method: Method
 
 
 CASES = {
-    "SMYRF, 12 heads, 4096 x 64, 2 x 64": Case(12, 4096, 4096, 64, 64, 2, 64),
-    "SMYRF, 4 heads, 16,384 x 64, 4 x 128": Case(4, 16384, 16384, 64, 64, 4, 128),
-    "SMYRF, BigGAN at 128x128, 4 x 2048": Case(1, 16384, 4096, 12, 48, 4, 2048),
-    "canopy, 12 heads, 2048 x 32, 1 x 128, 16 means": Case(12, 2048, 2048, 32, 32, 1, 128, 16),
-    "canopy, 4 heads, 16,384 x 64, 1 x 256, 8 means": Case(4, 16384, 16384, 64, 64, 1, 256, 8),
-    "canopy, 12 heads, 2048 x 32, 4 x 32, 2 means": Case(12, 2048, 2048, 32, 32, 4, 32, 2),
+    "SMYRF, 12 heads, 4096 x 64, 2 x 64": Case(12, 4096, 4096, 64, 64, Smyrf(2, 64)),
+    "SMYRF, 4 heads, 16,384 x 64, 4 x 128": Case(4, 16384, 16384, 64, 64, Smyrf(4, 128)),
+    "SMYRF, BigGAN at 128x128, 4 x 2048": Case(1, 16384, 4096, 12, 48, Smyrf(4, 2048)),
+    "canopy, 12 heads, 2048 x 32, 1 x 128, 16 means": Case(12, 2048, 2048, 32, 32, Canopy(1, 128, 16)),
+    "canopy, 4 heads, 16,384 x 64, 1 x 256, 8 means": Case(4, 16384, 16384, 64, 64, Canopy(1, 256, 8)),
+    "canopy, 12 heads, 2048 x 32, 4 x 32, 2 means": Case(12, 2048, 2048, 32, 32, Canopy(4, 32, 2)),
 }
 
 
-def attend_of(case: Case) -> Callable[..., Any]:
-    """The attention of a case, in whichever way the imported tree has it."""
-    import jax
-
-    import smyrf_jax
-
-    assert str(pathlib.Path(smyrf_jax.__file__)).startswith(os.getcwd()), smyrf_jax.__file__
-    rng, settings = jax.random.key(0), dict[str, Any](cluster_size=case.cluster_size)
-    if not case.means:
-        settings |= {"num_hashes": case.rounds}
-        return functools.partial(smyrf_jax.smyrf_attention, rng=rng, **settings)
-    settings |= {"means_per_cluster": case.means}
-    if hasattr(smyrf_jax, "Canopy"):
-        method = smyrf_jax.Canopy(num_trees=case.rounds, **settings)
-        return functools.partial(smyrf_jax.attention, method=method, rng=rng)
-    old: Any = smyrf_jax  # before there were methods
-    return functools.partial(old.canopy_attention, rng=rng, num_hashes=case.rounds, **settings)
-
-
 def serve() -> None:
-    """A side: reads a case and a kind in each line, and answers with seconds, or bytes at the first time."""
-    import time
-
-    import jax
-    import jax.numpy as jnp
+    """A side: reads a case and a kind in each line, and answers with seconds and bytes."""
+    assert str(pathlib.Path(smyrf_jax.__file__)).startswith(os.getcwd()), smyrf_jax.__file__
 
     @functools.lru_cache
     def program(label: str, kind: str) -> tuple[Callable[[], Any], int]:
@@ -79,7 +64,7 @@ def serve() -> None:
             jax.random.normal(rng, (1, length, case.heads, width))
             for rng, (length, width) in zip(rngs, sizes, strict=True)
         ]
-        attend = attend_of(case)
+        attend: Callable[..., Any] = functools.partial(smyrf_jax.attention, method=case.method)
         run = attend
         if kind != "forward":
             run = jax.grad(lambda *arrays: jnp.sum(attend(*arrays) ** 2), argnums=(0, 1, 2))
@@ -118,9 +103,6 @@ class Side:
 
 
 def main(against: str, turns: int) -> None:
-    import random
-    import statistics
-
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
             ["git", "archive", against, "smyrf_jax"], cwd=ROOT, check=True, capture_output=True
