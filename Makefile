@@ -21,6 +21,7 @@ lint: $(VENV)/dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --strict smyrf_jax
 
 # One file an extra, newer than setup.py, says that it is installed.
 $(VENV)/%: setup.py

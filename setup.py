@@ -1,4 +1,10 @@
-"""The package and its extras."""
+"""The package smyrf_jax, and the extras that the programs around it want.
+
+Those (biggan, transformer, training, benchmarks) are run from a checkout and are not installed.
+"""
+
+import pathlib
+import re
 
 from setuptools import find_packages, setup
 
@@ -39,12 +45,43 @@ VISION = [
 PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23"]
 TEST = ["pytest>=9.0", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
 
+ROOT = pathlib.Path(__file__).parent
+# Read, not imported: the import wants jax.
+(VERSION,) = re.findall(
+    r'^__version__ = "(.+)"$', (ROOT / "smyrf_jax" / "__init__.py").read_text(), re.MULTILINE
+)
+
 setup(
     name="smyrf-jax",
-    version="0.1.0",
-    description="Attention inside balanced LSH clusters, and a BigGAN that is trained with it.",
+    version=VERSION,
+    description="Sub-quadratic attention in JAX: SMYRF, Scatterbrain, Performer, and trees with means.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The SMYRF in JAX developers",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=[
+        "attention",
+        "jax",
+        "flax",
+        "transformer",
+        "sparse attention",
+        "locality-sensitive hashing",
+        "clustering",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
-    packages=find_packages(include=["smyrf_jax", "training", "biggan", "transformer"]),
+    packages=find_packages(include=["smyrf_jax", "smyrf_jax.*"]),
+    package_data={"smyrf_jax": ["py.typed"]},
     install_requires=["jax>=0.10", "jaxtyping>=0.3.3"],
     extras_require={
         "train": TRAIN,
