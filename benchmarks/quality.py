@@ -169,7 +169,8 @@ class Hashed(Clustered):
     def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
         """See `Clustered`."""
         hashes = self.family(rng, *self.transform(query, key), self.num_hashes)
-        return Parts(sort_clustering(*hashes, mask, cluster_size=self.cluster_size))
+        clustering = sort_clustering(*hashes, mask, cluster_size=self.cluster_size)
+        return Parts(clustering, deduplicate=True)
 
 
 @functools.partial(jax.jit, static_argnames="method")
