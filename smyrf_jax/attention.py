@@ -48,7 +48,8 @@ def attention(
             settings, which `Method.for_budget` finds for a cost.
         mask: [*B, 1|N, 1, S], True keeps a key; None keeps all. A query without keys gives zeros.
         rng: typed key (`jax.random.key`) of what the method draws; None: always the same one.
-        scale: of the logits, one number, which may be traced and learned; None means 1 / sqrt(D).
+        scale: of the logits, one number, which may be traced and learned; None means 1 / sqrt(D). Random
+            features (Scatterbrain, Performer) want it positive, also where it is traced.
         is_causal: query i sees key j <= i only.
         query_seq_lengths: [*B], queries that each sample has; the others give zeros.
         key_value_seq_lengths: [*B], keys that each sample has; the others are masked.

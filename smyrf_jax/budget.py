@@ -153,6 +153,10 @@ class Budget:
         memory = math.inf if self.memory is None else self.memory
         return cost.pairs <= pairs and cost.memory_of_dense <= memory
 
+    def _size(self, cost: Cost) -> float:
+        """What is budgeted."""
+        return cost.memory_of_dense if self.pairs is None else cost.pairs
+
     def first(self, methods: Iterable[M], cost_of: Callable[[M], Cost]) -> M:
         """The first of the methods whose cost is within.
 
@@ -164,13 +168,13 @@ class Budget:
             cost = cost_of(method)
             if self.allows(cost):
                 return method
-            if least is None or cost.pairs < least[0].pairs:
+            if least is None or self._size(cost) < self._size(least[0]):
                 least = cost, method
         assert least is not None
         parts = [f"{name}={part:.2%}" for name, part in vars(self).items() if part is not None]
         raise BudgetError(
             f"No settings are within {' and '.join(parts)} of dense attention's; the least is "
-            f"{least[1]}: {least[0]}. For sequences this short, take fewer rounds or Dense()."
+            f"{least[1]}: {least[0]}. Allow more, fix other fields, or take Dense()."
         )
 
 

@@ -35,8 +35,8 @@ def check_arguments(query: Array, key: Array, value: Array, mask: Array | None) 
     if not fits or any(m not in (1, f) for m, f in zip(mask.shape[:-2], full[:-2], strict=True)):
         raise ValueError(
             f"mask should be a key-padding mask [*B, 1 or N, 1, S] for [*B, N, 1, S] = {full}, "
-            f"but got {mask.shape=}. A mask over query-key pairs is not supported: it needs "
-            "memory for every pair."
+            f"but got {mask.shape=}. Of kept [*B, S] make kept[..., None, None, :]. A mask over query-key "
+            "pairs is not supported: it needs memory for every pair."
         )
 
 

@@ -143,8 +143,8 @@ def _check_clustering(query: Array, clustering: Clustering) -> None:
     rows = (*query.shape[:-3], query.shape[-2])
     if rounds[0] != rounds[1] or rounds[0][:-2] != rows:
         raise ValueError(
-            f"clustering should hold orders [*B, N, R, L, C] with [*B, N] = {rows}, but got "
-            f"{clustering.query_order.shape=} and {clustering.key_order.shape=}."
+            f"clustering should hold orders [*B, N, R, L, C] and [*B, N, R, L, K] with [*B, N] = {rows}, "
+            f"but got {clustering.query_order.shape=} and {clustering.key_order.shape=}."
         )
 
 

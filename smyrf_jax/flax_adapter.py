@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 from jax import Array
@@ -35,7 +36,8 @@ def as_attention_fn(
         method: of `attention`.
         is_causal: query i sees key j <= i only.
         mask_is_padding: the masks [*B, 1 or N, T, S] that Flax makes are of padding alone, as those of
-            make_attention_mask(pad, pad): a key counts for all queries if it counts for one.
+            make_attention_mask(pad, pad): a key counts for all queries if it counts for one. A mask that
+            hides more, such as a causal one, is refused if its values are known; under jit it is not noticed.
         rngs: for nnx.
     """
     if rngs is None:
@@ -141,6 +143,19 @@ def _in_dtype(query: Array, key: Array, value: Array, dtype: Any) -> tuple[Array
     return query.astype(dtype), key.astype(dtype), value.astype(dtype)
 
 
+def _of_keys(mask: Array) -> Array:
+    """The keys [*B, N, 1, S] of a padding mask [*B, N, T, S]."""
+    keys = jnp.any(mask, axis=-2, keepdims=True)
+    if not isinstance(mask, jax.core.Tracer) and jnp.any(
+        mask != keys & jnp.any(mask, axis=-1, keepdims=True)
+    ):
+        raise ValueError(
+            "mask_is_padding=True, but the mask hides a key from some queries alone. For causal attention: "
+            "as_attention_fn(is_causal=True), and a mask of padding alone."
+        )
+    return keys
+
+
 def _attend(
     settings: LinenAttention | NNXAttention,
     query: Array,
@@ -154,7 +169,7 @@ def _attend(
     if mask is not None:
         mask = mask.astype(bool)  # Flax's are numbers
         if settings.mask_is_padding:
-            mask = jnp.any(mask, axis=-2, keepdims=True)
+            mask = _of_keys(mask)
         elif mask.shape[-2] != 1:
             raise ValueError(
                 f"mask should be a key-padding mask [*B, 1 or N, 1, S], but got {mask.shape=}. If it is of "
@@ -162,5 +177,10 @@ def _attend(
                 "For causal attention: as_attention_fn(is_causal=True), and no mask."
             )
     is_causal = is_causal or settings.is_causal
+    if is_causal and query.shape[-3] != key.shape[-3]:
+        raise ValueError(
+            f"is_causal wants as many queries as keys in Flax, but got {query.shape=} and {key.shape=}. A "
+            "cache is decoded without it: Flax's mask of the cache hides what comes later."
+        )
     output = attention(query, key, value, method=settings.method, mask=mask, rng=rng, is_causal=is_causal)
     return jnp.asarray(output)

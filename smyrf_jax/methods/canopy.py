@@ -53,7 +53,7 @@ class Canopy(Clustered):
 
     @classmethod
     def within(cls, budget: Budget, problem: Problem, fields: dict[str, Any]) -> "Canopy":
-        """See `Method`. Clusters and means share a budget evenly, unless the means are fixed."""
+        """See `Method`. Clusters and means share a budget evenly, unless one of them is fixed."""
         if "means_per_cluster" in fields:
             return super().within(budget, problem, fields)
         found: list[Canopy] = []
@@ -72,4 +72,4 @@ class Canopy(Clustered):
         if not found:
             assert dear is not None
             raise dear
-        return min(found, key=unevenness)
+        return found[-1] if "cluster_size" in fields else min(found, key=unevenness)

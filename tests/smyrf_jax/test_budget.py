@@ -103,6 +103,8 @@ def test_a_budget_is_shared_by_clusters_and_means(length, pairs, expected):
     assert found.cost(length, length).pairs <= pairs
     fixed = Canopy.for_budget(length, length, pairs=pairs, means_per_cluster=1)
     assert fixed.means_per_cluster == 1
+    fixed = Canopy.for_budget(4096, 4096, pairs=0.125, cluster_size=64)
+    assert fixed == Canopy(1, 64, 4)
     least = min(Canopy(1, size, 1).cost(length, length).pairs for size in range(1, length))
     with pytest.raises(ValueError, match=f"the least is Canopy.*means_per_cluster=1.: {least:.2%}"):
         Canopy.for_budget(length, length, pairs=0.001)

@@ -175,6 +175,18 @@ def test_flaxs_own_padding_masks_go_in_if_said_so(framework):
         as_attention_fn(CLUSTERED)(QUERY, QUERY, QUERY, mask=mask)
 
 
+def test_what_would_be_silently_wrong_in_flax_is_refused():
+    attend = as_attention_fn(Dense(), mask_is_padding=True)
+    causal = linen.combine_masks(
+        linen.make_attention_mask(padding(), padding()), linen.make_causal_mask(padding())
+    )
+    with pytest.raises(ValueError, match="hides a key from some queries alone.*is_causal=True"):
+        attend(QUERY, QUERY, QUERY, mask=causal)
+    # A step of decoding: one query, and a cache of keys.
+    with pytest.raises(ValueError, match="as many queries as keys in Flax"):
+        as_attention_fn(CLUSTERED, is_causal=True)(QUERY[:, :1], QUERY, QUERY)
+
+
 def test_canopy_goes_in_as_well():
     method = Canopy(1, 4, 2)
     attend = as_attention_fn(method, rngs=nnx.Rngs(hashing=0))
