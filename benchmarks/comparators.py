@@ -62,9 +62,11 @@ class SmyrfMeans(Clustered):
     cluster_size: int
     means_per_cluster: int
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`."""
-        smyrf = Smyrf(self.num_hashes, self.cluster_size).parts(query, key, mask, rng)
+        smyrf = Smyrf(self.num_hashes, self.cluster_size).parts(query, key, mask, rng, query_mask)
         return Parts(smyrf.clustering, Centroids(self.means_per_cluster), complete=True)
 
     def cost_of(self, problem: Problem) -> Cost:

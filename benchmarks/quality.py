@@ -166,10 +166,12 @@ class Hashed(Clustered):
     num_hashes: int
     cluster_size: int
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`."""
         hashes = self.family(rng, *self.transform(query, key), self.num_hashes)
-        clustering = sort_clustering(*hashes, mask, cluster_size=self.cluster_size)
+        clustering = sort_clustering(*hashes, mask, cluster_size=self.cluster_size, query_mask=query_mask)
         return Parts(clustering, deduplicate=True)
 
 

@@ -1,8 +1,8 @@
 """The public call: attention with any method."""
 
+import functools
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
@@ -10,13 +10,16 @@ from jaxtyping import Bool, Float, Int, Key
 from smyrf_jax.budget import dense_is_faster
 from smyrf_jax.checks import (
     check_arguments,
-    check_lengths,
     empty_attention,
     is_empty,
     rng_of,
     scale_of,
+    with_positive_scale,
 )
+from smyrf_jax.floats import float32_at_least
 from smyrf_jax.methods import Canopy, Dense, Method, Smyrf
+from smyrf_jax.padding import both, mask_of_lengths, of_tokens, without_masked
+from smyrf_jax.sharding import over_shards
 
 
 def attention(
@@ -26,6 +29,7 @@ def attention(
     *,
     method: Method = Canopy(),  # noqa: B008
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
+    query_mask: Bool[Array, "*#B #N 1 T"] | None = None,
     rng: Key[Array, ""] | None = None,
     scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
@@ -37,8 +41,23 @@ def attention(
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
     """Attention by a method: approximate and fast, or exact.
 
-    The conventions are those of `jax.nn.dot_product_attention`. Pure: jit, vmap, grad (reverse mode), pmap,
-    remat and shard_map compose with it, and the same arguments give the same output.
+    The conventions are those of `jax.nn.dot_product_attention`. What every method promises:
+
+    - Pure: the same arguments give the same output. jit, vmap, grad (reverse mode, of any order), remat,
+      scan, pmap, shard_map and jax.export (also of a symbolic batch) compose with it.
+    - Padding changes nothing: a padded sample gives what it gives alone, up to rounding. (Where keys are not
+      padded as queries are, and a sample has several times the keys a query that the arrays have, it is cut
+      into more clusters than alone.)
+    - What is masked does not matter: a NaN there reaches no output and no gradient.
+    - Causal means that no output depends on a later token; a method that cannot keep that refuses, unless its
+      field clusters_see_future allows it, or there is one cluster.
+    - One cluster is exact: settings by which all tokens share one give dense attention.
+    - A query without keys gives zeros, a logsumexp of -inf, and no gradient; so do arrays without tokens.
+    - Float32 inside at least: logits, sums and logsumexps, also of half-precision inputs. Large logits give
+      no NaN where `jax.nn` gives none.
+    - Memory is linear in T and S (but of Dense).
+    - Batch and heads may be sharded, over automatic and explicit axes of a mesh: no token is sent.
+    - What cannot be kept raises ValueError; nothing is left out silently.
 
     Args:
         query: [*B, T, N, D].
@@ -47,12 +66,15 @@ def attention(
         method: a `Method`: Canopy(), Smyrf(), Scatterbrain(), Performer(), Local() or Dense() with their
             settings, which `Method.for_budget` finds for a cost.
         mask: [*B, 1|N, 1, S], True keeps a key; None keeps all. A query without keys gives zeros.
+        query_mask: [*B, 1|N, 1, T], True keeps a query; None keeps all. The others give zeros, and clusters
+            have no slots for them. In self-attention give the same array as mask and query_mask: clusters
+            then have a quarter of the key slots that they need where the two may differ.
         rng: typed key (`jax.random.key`) of what the method draws; None: always the same one.
-        scale: of the logits, one number, which may be traced and learned; None means 1 / sqrt(D). Random
-            features (Scatterbrain, Performer) want it positive, also where it is traced.
+        scale: of the logits, one number, which may be traced and learned; None means 1 / sqrt(D).
         is_causal: query i sees key j <= i only.
-        query_seq_lengths: [*B], queries that each sample has; the others give zeros.
-        key_value_seq_lengths: [*B], keys that each sample has; the others are masked.
+        query_seq_lengths: [*B], queries that each sample has, as a query_mask.
+        key_value_seq_lengths: [*B], keys that each sample has, as a mask. Give the same array as both where
+            they are the same, as above.
         return_residual: return the logsumexp as well, with which `merge_attention` puts attentions over
             several sets of keys together. (Smyrf counts a key in every round in which it is met, in the
             logsumexp too, unless deduplicate is set.)
@@ -64,9 +86,10 @@ def attention(
         and estimated, [*B, T, N], in float32 at least, -inf in rows without keys.
 
     Raises:
-        ValueError: shapes do not fit, or the method cannot do what is asked (Canopy is not causal).
+        ValueError: shapes do not fit, rng is no typed key, or the method cannot do what is asked (Canopy is
+            not causal).
     """
-    check_arguments(query, key, value, mask)
+    check_arguments(query, key, value, mask, query_mask)
     if not isinstance(method, Method):
         raise ValueError(
             f"method should be a Method such as Canopy() or Smyrf(num_hashes=4), but got {method!r}. "
@@ -82,34 +105,44 @@ def attention(
             "local_window_size is not supported: for n keys on both sides take "
             "method=Local(window=2 * n + 1)."
         )
-    scale = scale_of(scale, query.shape[-1])
-    real = _before("query_seq_lengths", query_seq_lengths, query)
-    kept = _before("key_value_seq_lengths", key_value_seq_lengths, key)
-    if kept is not None:
-        kept = kept[..., None, None, :]
-        mask = kept if mask is None else mask & kept
+    rng = rng_of(rng)
+    query, scale = with_positive_scale(query, scale_of(scale, query.shape[-1]))
+    lengths = query_seq_lengths, key_value_seq_lengths
+    alike = query_mask is mask and lengths[0] is lengths[1] and query.shape[-3] == key.shape[-3]
+    if lengths[1] is not None:
+        mask = both(mask, mask_of_lengths("key_value_seq_lengths", lengths[1], key))
+    if alike:
+        query_mask = mask
+    elif lengths[0] is not None:
+        query_mask = both(query_mask, mask_of_lengths("query_seq_lengths", lengths[0], query))
     if is_empty(query, key):
         output, logsumexp = empty_attention(query, value)
     else:
-        options: dict[str, Any] = {"rng": rng_of(rng), "scale": scale, "is_causal": is_causal}
-        output, logsumexp = method.attend(query, key, value, mask, **options)
-    if real is not None:
-        real = real[..., None]  # [*B, T, 1]
-        output = jnp.where(real[..., None], output, 0)
-        logsumexp = jnp.where(real, logsumexp, -jnp.inf)
+        attend = functools.partial(_attend, method, is_causal)
+        scale = jnp.asarray(scale, float32_at_least(query.dtype))
+        output, logsumexp = over_shards(attend, query, key, value, mask, query_mask, rng, scale)
     return (output, logsumexp) if return_residual else output
 
 
-def _before(name: str, lengths: Any, array: Array) -> Array | None:
-    """[*B, T], True at positions of array [*B, T, N, D] before each of the lengths [*B]."""
-    if lengths is None:
-        return None
-    lengths = jnp.asarray(lengths)
-    check_lengths(name, lengths, array.shape[:-3])
-    shape = array.shape[:-2]
-    positions = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
-    before: Array = positions < lengths.astype(jnp.int32)[..., None]
-    return before
+def _attend(
+    method: Method,
+    is_causal: bool,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    query_mask: Array | None,
+    rng: Array,
+    scale: Array,
+) -> tuple[Array, Array]:
+    query, key, value = without_masked(query, key, value, mask, query_mask)
+    options: dict[str, Any] = {"rng": rng, "scale": scale, "is_causal": is_causal}
+    if query_mask is None:
+        return method.attend(query, key, value, mask, **options)
+    output, logsumexp = method.attend(query, key, value, mask, query_mask=query_mask, **options)
+    kept = of_tokens(query_mask)
+    output = jnp.where(kept, output, jnp.zeros((), output.dtype))
+    return output, jnp.where(kept[..., 0], logsumexp, -jnp.inf)
 
 
 def smyrf_attention(
@@ -124,6 +157,7 @@ def smyrf_attention(
     scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
     deduplicate: bool = False,
+    clusters_see_future: bool = False,
     return_residual: bool = False,
     implementation: Literal["auto", "dense", "clustered"] = "clustered",
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
@@ -140,8 +174,10 @@ def smyrf_attention(
         num_hashes: R, hash rounds.
         cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
         scale: of the logits, as for `attention`. Hashing looks at unscaled queries and keys.
-        is_causal: query i sees key j <= i only, and the key at its own position in any case.
+        is_causal: query i sees key j <= i only, and the key at its own position in any case. Refused for
+            clusters, which depend on later tokens too, unless clusters_see_future is set.
         deduplicate: each key counts once, in however many rounds it is met.
+        clusters_see_future: see is_causal.
         return_residual: return the logsumexp over the attended keys as well, for `merge_attention`.
         implementation: "clustered"; "dense" for exact attention in T x S memory; "auto" for dense where it
             takes less time than clustered attention with these settings (`budget.dense_is_faster`:
@@ -161,7 +197,7 @@ def smyrf_attention(
         raise ValueError(
             f"implementation should be 'auto', 'dense' or 'clustered', but got {implementation!r}."
         )
-    method: Method = Smyrf(num_hashes, cluster_size, deduplicate)
+    method: Method = Smyrf(num_hashes, cluster_size, deduplicate, clusters_see_future=clusters_see_future)
     settings = {"num_hashes": num_hashes, "cluster_size": cluster_size}
     if implementation == "auto":
         check_arguments(query, key, value, mask)  # before their shapes are read

@@ -1,7 +1,6 @@
 """Attention inside clusters, merged over the hash rounds, with an estimate of what lies outside."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,20 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from smyrf_jax.blockwise import Inputs, Rules, blockwise_attention
-from smyrf_jax.checks import check_arguments, check_positive, empty_attention, is_empty, scale_of
+from smyrf_jax.checks import (
+    check_arguments,
+    check_positive,
+    empty_attention,
+    is_empty,
+    known_product,
+    scale_of,
+    with_positive_scale,
+)
 from smyrf_jax.clustering import Clustering, cluster_of_tokens
 from smyrf_jax.far_field import FarField
-from smyrf_jax.floats import finite_min
+from smyrf_jax.floats import finite_min, float32_at_least
 from smyrf_jax.merging import merge_attention
+from smyrf_jax.padding import without_masked
 from smyrf_jax.rows import inner_products, repeat_heads, take_rows
 
 
@@ -49,7 +57,8 @@ def clustered_attention(
         clustering: the queries [*B, N, R, L, C] and keys [*B, N, R, L, ceil(S / L)] of each cluster.
         mask: [*B, 1|N, 1, S], True keeps a key. A query without keys gives zeros.
         scale: of the logits, one number, which may be traced and learned; None means 1 / sqrt(D).
-        is_causal: query i sees key j <= i only, as in jax.nn. The key at its own position it sees in any
+        is_causal: query i sees key j <= i only, as in jax.nn. (If the clustering was made of all tokens, as
+            all but local windows are, it depends on later ones.) The key at its own position it sees in any
             case, also when they share no cluster, so that no row is left without a key (with a far field it
             counts by its estimate then; with a window it is not added, as the window's clusters hold it).
         deduplicate: each key counts once, in however many rounds it is met, and in one cluster of a round.
@@ -73,11 +82,12 @@ def clustered_attention(
     _check_clustering(query, clustering)
     if window is not None:
         check_positive(window=window)
-    scale = scale_of(scale, query.shape[-1])
+    query, scale = with_positive_scale(query, scale_of(scale, query.shape[-1]))
+    query, key, value = without_masked(query, key, value, mask)
     if far_field is not None:
         if not isinstance(far_field, FarField):
             raise ValueError(f"far_field should be Centroids(...) or Features(...), but got {far_field!r}.")
-        far_field.check(query.shape[-1], scale=scale, is_causal=is_causal, window=window)
+        far_field.check(query.shape[-1], is_causal=is_causal, window=window)
     if window is None and (far_field is not None or (deduplicate and clustering.key_order.shape[-3] > 1)):
         clustering = _each_key_in_one(clustering, key.shape[-3])
     output, logsumexp = attend_in_clusters(
@@ -111,11 +121,13 @@ def attend_in_clusters(
 ) -> tuple[Array, Array]:
     """`clustered_attention`, unchecked: output and logsumexp.
 
+    Keys and values are zero where they are masked, and the scale is not negative.
+
     complete: the clusters of the first round hold every key that is kept, and masked ones have no slot.
     """
     if is_empty(query, key):
         return empty_attention(query, value)
-    scale = jnp.asarray(scale, jnp.promote_types(query.dtype, jnp.float32))
+    scale = jnp.asarray(scale, float32_at_least(query.dtype))
     if mask is not None and not complete:
         clustering = _leave_out(clustering, mask, key.shape[-3])
     far = None
@@ -126,7 +138,7 @@ def attend_in_clusters(
         )
     batch = query.shape[:-3]
     deduplicate = clustering.query_order.shape[-3] > 1 and (deduplicate or far is not None)
-    rules = Rules(is_causal, deduplicate, math.prod(batch), window)
+    rules = Rules(is_causal, deduplicate, known_product(batch), window)
     attend = functools.partial(blockwise_attention, rules)
     for _ in batch:
         attend = jax.vmap(attend, in_axes=(Inputs(0, 0, 0, None, 0, 0, 0),))  # type: ignore[arg-type]

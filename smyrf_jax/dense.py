@@ -5,8 +5,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from smyrf_jax.checks import check_arguments, empty_attention, is_empty, scale_of
-from smyrf_jax.floats import finite_min
+from smyrf_jax.checks import (
+    check_arguments,
+    empty_attention,
+    is_empty,
+    scale_of,
+    with_positive_scale,
+)
+from smyrf_jax.floats import below, finite_min, float32_at_least
+from smyrf_jax.padding import without_masked
 from smyrf_jax.rows import repeat_heads
 
 
@@ -39,7 +46,8 @@ def dense_attention(
         ValueError: shapes do not fit.
     """
     check_arguments(query, key, value, mask)
-    scale = scale_of(scale, query.shape[-1])
+    query, scale = with_positive_scale(query, scale_of(scale, query.shape[-1]))
+    query, key, value = without_masked(query, key, value, mask)
     output, logsumexp = attend_densely(query, key, value, mask, scale=scale, is_causal=is_causal)
     return (output, logsumexp) if return_residual else output
 
@@ -47,7 +55,10 @@ def dense_attention(
 def attend_densely(
     query: Array, key: Array, value: Array, mask: Array | None, *, scale: float | Array, is_causal: bool
 ) -> tuple[Array, Array]:
-    """`dense_attention`, unchecked: output and logsumexp."""
+    """`dense_attention`, unchecked: output and logsumexp.
+
+    Keys and values are zero where they are masked, and the scale is not negative.
+    """
     if is_empty(query, key):
         return empty_attention(query, value)
     weights, total, logsumexp = _softmax(query, key, mask, scale, is_causal)
@@ -73,7 +84,9 @@ def dense_weights(
     Arguments as in `dense_attention`. Returns float32 at least.
     """
     check_arguments(query, key, key, mask)
-    weights, total, _ = _softmax(query, key, mask, scale_of(scale, query.shape[-1]), is_causal)
+    query, scale = with_positive_scale(query, scale_of(scale, query.shape[-1]))
+    query, key, _ = without_masked(query, key, key, mask)
+    weights, total, _ = _softmax(query, key, mask, scale, is_causal)
     return weights / total
 
 
@@ -85,23 +98,23 @@ def _softmax(
     The weights are e^{logits - top} for the largest logit of a row: dividing the output by their sum is
     a pass over T x V numbers, not T x S.
     """
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = float32_at_least(query.dtype)
     key, scale = repeat_heads(key, query.shape[-2]), jnp.asarray(scale, dtype)
-    logits = scale * jnp.einsum("...tnd,...snd->...nts", query, key, preferred_element_type=dtype)
+    products = jnp.einsum("...tnd,...snd->...nts", query, key, preferred_element_type=dtype)
     keep = mask
     if is_causal:
-        num_queries, num_keys = logits.shape[-2:]
+        num_queries, num_keys = products.shape[-2:]
         seen = jnp.tri(num_queries, num_keys, dtype=bool)
-        seen = seen.reshape((1,) * (logits.ndim - 2) + seen.shape)
+        seen = seen.reshape((1,) * (products.ndim - 2) + seen.shape)
         keep = seen if keep is None else keep & seen
     low = finite_min(dtype)
     if keep is not None:
-        logits = jnp.where(keep, logits, low)
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=low))
-    weights = jnp.exp(logits - top)
+        products = jnp.where(keep, products, low)
+    peak = jax.lax.stop_gradient(jnp.max(products, axis=-1, keepdims=True, initial=low))
+    weights = jnp.exp(below(products, peak, scale))
     if keep is not None:
         weights = jnp.where(keep, weights, 0.0)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     safe = jnp.where(total > 0, total, 1.0)
-    logsumexp = jnp.where(total > 0, top + jnp.log(safe), -jnp.inf)[..., 0]
+    logsumexp = jnp.where(total > 0, scale * peak + jnp.log(safe), -jnp.inf)[..., 0]
     return weights, safe, jnp.moveaxis(logsumexp, -2, -1)

@@ -18,7 +18,9 @@ from smyrf_jax.checks import check_arguments, rng_of
 from smyrf_jax.clustering import Clustering, cluster_of_tokens
 from smyrf_jax.clustering.local import in_window
 from smyrf_jax.dense import dense_attention, dense_weights
+from smyrf_jax.floats import float32_at_least
 from smyrf_jax.methods import Clustered, Method, Smyrf
+from smyrf_jax.padding import without_masked
 from smyrf_jax.rows import repeat_heads
 
 _MOST_PARTITIONS = 100_000
@@ -36,7 +38,7 @@ def attention_error(
     Returns:
         [*B, N]; 0 where both are zero.
     """
-    dtype = jnp.promote_types(exact.dtype, jnp.float32)
+    dtype = float32_at_least(exact.dtype)
     output, exact = output.astype(dtype), exact.astype(dtype)
     error, size = (jnp.sum(array**2, axis=(-3, -1)) for array in (output - exact, exact))
     return jnp.sqrt(jnp.where(error > 0, error / size, 0.0))
@@ -72,7 +74,7 @@ def captured_mass(
     check_arguments(query, key, key, mask)
     window = None
     if isinstance(clusters, Clustered):
-        parts = clusters.parts_for(query, key, mask, rng_of(rng))
+        parts = clusters.parts_for(*without_masked(query, key, key, mask)[:2], mask, rng_of(rng))
         clusters, window = parts.clustering, parts.window
     elif isinstance(clusters, Method):
         clusters = clusters.clustering(query, key, mask, rng=rng)  # raises: it has none

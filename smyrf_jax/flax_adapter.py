@@ -36,8 +36,9 @@ def as_attention_fn(
         method: of `attention`.
         is_causal: query i sees key j <= i only.
         mask_is_padding: the masks [*B, 1 or N, T, S] that Flax makes are of padding alone, as those of
-            make_attention_mask(pad, pad): a key counts for all queries if it counts for one. A mask that
-            hides more, such as a causal one, is refused if its values are known; under jit it is not noticed.
+            make_attention_mask(pad, pad): a key counts for all queries if it counts for one, and a query that
+            sees no key is padding. A mask that hides more, such as a causal one, is refused if its values are
+            known; under jit it is not noticed.
         rngs: for nnx.
     """
     if rngs is None:
@@ -143,17 +144,15 @@ def _in_dtype(query: Array, key: Array, value: Array, dtype: Any) -> tuple[Array
     return query.astype(dtype), key.astype(dtype), value.astype(dtype)
 
 
-def _of_keys(mask: Array) -> Array:
-    """The keys [*B, N, 1, S] of a padding mask [*B, N, T, S]."""
-    keys = jnp.any(mask, axis=-2, keepdims=True)
-    if not isinstance(mask, jax.core.Tracer) and jnp.any(
-        mask != keys & jnp.any(mask, axis=-1, keepdims=True)
-    ):
+def _of_padding(mask: Array) -> tuple[Array, Array]:
+    """The keys [*B, N, 1, S] and the queries [*B, N, 1, T] of a padding mask [*B, N, T, S]."""
+    keys, queries = jnp.any(mask, axis=-2, keepdims=True), jnp.any(mask, axis=-1, keepdims=True)
+    if not isinstance(mask, jax.core.Tracer) and jnp.any(mask != keys & queries):
         raise ValueError(
             "mask_is_padding=True, but the mask hides a key from some queries alone. For causal attention: "
             "as_attention_fn(is_causal=True), and a mask of padding alone."
         )
-    return keys
+    return keys, jnp.swapaxes(queries, -1, -2)
 
 
 def _attend(
@@ -166,10 +165,11 @@ def _attend(
     is_causal: bool,
     rng: Array | None,
 ) -> Array:
+    query_mask = None
     if mask is not None:
         mask = mask.astype(bool)  # Flax's are numbers
         if settings.mask_is_padding:
-            mask = _of_keys(mask)
+            mask, query_mask = _of_padding(mask)
         elif mask.shape[-2] != 1:
             raise ValueError(
                 f"mask should be a key-padding mask [*B, 1 or N, 1, S], but got {mask.shape=}. If it is of "
@@ -182,5 +182,14 @@ def _attend(
             f"is_causal wants as many queries as keys in Flax, but got {query.shape=} and {key.shape=}. A "
             "cache is decoded without it: Flax's mask of the cache hides what comes later."
         )
-    output = attention(query, key, value, method=settings.method, mask=mask, rng=rng, is_causal=is_causal)
+    output = attention(
+        query,
+        key,
+        value,
+        method=settings.method,
+        mask=mask,
+        query_mask=query_mask,
+        rng=rng,
+        is_causal=is_causal,
+    )
     return jnp.asarray(output)

@@ -29,14 +29,15 @@ class Rules(NamedTuple):
 class Estimates:
     """Estimates of every pair's weight, for the pairs that share no cluster.
 
-    The weight of query i and key j is e^(offset_i + query_i . key_j), or e^offset_i * (query_i . key_j)
-    where the estimate is linear.
+    The weight of query i and key j is e^(offset_i + key_offset_j + query_i . key_j), or
+    e^(offset_i + key_offset_j) * (query_i . key_j) where the estimate is linear.
 
     output: [*B, T, N, V], logsumexp: [*B, T, N]: attention with the estimates of all keys, float32 at least.
-    query: [*B, T, N, F], key: [*B, S, N, F], offset: [*B, T, N]: what the estimate of one pair is made of.
+    query: [*B, T, N, F], key: [*B, S, N, F], offset: [*B, T, N], key_offset: [*B, S, N], or None for zeros:
+        what the estimate of one pair is made of.
     linear: see above.
     met: of the attention's rounds, the first ones whose pairs output and logsumexp leave out. Where those are
-        all, query, key and offset are None.
+        all, they are None.
     """
 
     output: Any
@@ -44,6 +45,7 @@ class Estimates:
     query: Any
     key: Any
     offset: Any
+    key_offset: Any = None
     linear: bool = dataclasses.field(default=False, metadata={"static": True})
     met: int = dataclasses.field(default=0, metadata={"static": True})
 
@@ -52,7 +54,7 @@ class Inputs(NamedTuple):
     """What the loop reads, of one sample.
 
     query: [T, N, D], key: [S, M, D], value: [S, M, V]; M divides N.
-    scale: [], of the logits, float32 at least.
+    scale: [], of the logits, float32 at least; not negative.
     clustering: orders [N, R, L, C] and [N, R, L, K].
     without: clusters whose pairs are left out.
     far: estimates of the pairs that share no cluster; then a pair must be met once at most (deduplicate, or

@@ -6,7 +6,8 @@ What shaped it, by profile on two CPU cores (12 heads of 4096 tokens, 2 rounds o
 - Gathered rows come from random places of arrays that no cache holds: some 2.8 ms for 12 MB, five times
   what reading in order takes, and as much as a product of the same step. So nothing is gathered twice in
   a step, and tokens are read where they lie: rows of [T, N, D] are as long as those of [N, T, D], and
-  without transposing the first case takes 0.7 of the time.
+  without transposing the first case takes 0.7 of the time. Heads are a batch of the gather (as fast as
+  rows of [T * N, D]), so that compilers see that no head needs another's tokens.
 - Steps of 1 to 2 MB of logits stay in the cache. Steps eight times larger, and whole rounds, were up
   to twice as slow; so were steps of single small clusters. Large clusters are cut by their queries.
 - Merging into a running output costs what keeping every round's output and inverting the orders
@@ -32,13 +33,18 @@ from jax import Array
 from smyrf_jax.blockwise.contract import Estimates, Inputs, Rules
 from smyrf_jax.blockwise.logits import FarRows, Sample, far_rows_of
 from smyrf_jax.blockwise.schedule import Step
-from smyrf_jax.rows import as_rows, inner_products, take_rows
+from smyrf_jax.floats import below, float32_at_least
+from smyrf_jax.rows import add_tokens, inner_products, put_tokens, take_tokens
 from smyrf_jax.sharding import vary_alike
 
 
 def _packed(arrays: Sequence[Array], together: bool) -> list[Array]:
     """Arrays whose rows are read and written at the same places, side by side in one if together."""
-    return [jnp.concatenate(arrays, axis=-1)] if together else list(arrays)
+    if not together:
+        return list(arrays)
+    dtypes = {array.dtype for array in arrays}
+    dtype = dtypes.pop() if len(dtypes) == 1 else float32_at_least(max(dtypes, key=lambda of: of.itemsize))
+    return [jnp.concatenate([array.astype(dtype) for array in arrays], axis=-1)]
 
 
 def _unpacked(
@@ -52,44 +58,51 @@ def _unpacked(
 
 
 def _taken(packed: Sequence[Array], order: Array, like: Sequence[Array], together: bool) -> list[Array]:
-    return _unpacked([take_rows(array, order) for array in packed], like, together)
+    return _unpacked([take_tokens(array, order) for array in packed], like, together)
 
 
 def _attend(rules: Rules, together: bool, inputs: Inputs) -> tuple[Array, Array]:
     """Output and logsumexp."""
     sample = Sample(rules, inputs)
     query, key, value, far = inputs.query, inputs.key, inputs.value, inputs.far
-    dtype, low = sample.dtype, sample.low
-    queries, keys, values = (as_rows(array) for array in (query, key, value))
+    scale, dtype, low = sample.scale, sample.dtype, sample.low
     far_rows = far_rows_of(far)
 
     def step(state: list[Array], step: Step) -> tuple[list[Array], None]:
-        logits, keep = sample.logits(step, take_rows(queries, step.queries), take_rows(keys, step.keys))
+        products, keep = sample.logits(step, take_tokens(query, step.queries), take_tokens(key, step.keys))
         before, logsumexp = _taken(state, step.queries, nothing, together)
-        top = jnp.max(jnp.where(keep, logits, low), axis=-1, initial=low, keepdims=True)
-        top = jax.lax.stop_gradient(jnp.maximum(top, logsumexp))
-        # exp(low) is 0, without an infinity that a second derivative would meet.
-        weights = jnp.exp(jnp.where(keep, logits - top, low))
+        peak = jnp.max(jnp.where(keep, products, low), axis=-1, initial=low, keepdims=True)
+        largest = jnp.where(peak > low, jnp.maximum(scale * peak, low), low)  # the scale may be 0
+        leads = largest >= logsumexp
+        top = jnp.where(leads, largest, logsumexp)
+        behind = jnp.where(leads, 0.0, jnp.minimum(largest - logsumexp, 0.0))
+        weights = jnp.exp(jnp.where(keep, below(products, peak, scale) + behind, low))
         if far is not None and far_rows is not None:
             # A pair that is met counts exactly, and no more by its estimate.
             estimated = keep & (step.hash_round >= far.met)
             weights -= jnp.where(estimated, sample.estimates(step, far_rows, far.linear, top)[0], 0.0)
-        carried = jnp.exp(jnp.where(logsumexp > low, logsumexp - top, low))
+        carried = jnp.where(leads, jnp.minimum(logsumexp - largest, 0.0), 0.0)
+        carried = jnp.exp(jnp.where(logsumexp > low, carried, low))
         total = jnp.sum(weights, axis=-1, keepdims=True) + carried
         safe = jnp.where(total > 0, total, 1.0)
         weights = weights.astype(value.dtype)
-        output = sample.product("lck,lkv->lcv", weights, take_rows(values, step.keys))
-        merged = (carried * before + output) / safe, jnp.where(total > 0, top + jnp.log(safe), low)
+        output = sample.product("nlck,nlkv->nlcv", weights, take_tokens(value, step.keys))
+        # Where nothing is left, as there are no keys or as estimates of huge logits are noise, all stays.
+        some = total > 0
+        merged = (
+            jnp.where(some, (carried * before + output) / safe, before),
+            jnp.where(some, top + jnp.log(safe), logsumexp),
+        )
         rows = zip(state, _packed(merged, together), strict=True)
-        return [array.at[step.queries].set(row, mode="drop") for array, row in rows], None
+        return [put_tokens(array, step.queries, row) for array, row in rows], None
 
-    nothing = jnp.zeros((len(queries), value.shape[-1]), dtype), jnp.full((len(queries), 1), low, dtype)
+    shape = query.shape[:2]
+    nothing = jnp.zeros((*shape, value.shape[-1]), dtype), jnp.full((*shape, 1), low, dtype)
     if far is not None:
-        nothing = as_rows(far.output).astype(dtype), as_rows(far.logsumexp[..., None]).astype(dtype)
-    state, _ = jax.lax.scan(step, vary_alike(_packed(nothing, together), queries), sample.steps)
+        nothing = far.output.astype(dtype), far.logsumexp[..., None].astype(dtype)
+    state, _ = jax.lax.scan(step, vary_alike(_packed(nothing, together), query), sample.steps)
     output, logsumexp = _unpacked(state, nothing, together)
-    lengths = query.shape[:2]
-    return output.astype(value.dtype).reshape(*lengths, value.shape[-1]), logsumexp.reshape(lengths)
+    return output.astype(value.dtype), logsumexp[..., 0]
 
 
 def _gradients(
@@ -101,77 +114,83 @@ def _gradients(
 ) -> tuple[Array, Array, Array, Array, Estimates | None]:
     """Gradients of query, key, value, scale and the estimates, from those of output and logsumexp."""
     sample = Sample(rules, inputs)
-    arrays, scale, far = (inputs.query, inputs.key, inputs.value), inputs.scale, inputs.far
-    dtype, low = sample.dtype, sample.low
+    query, key, value, far = inputs.query, inputs.key, inputs.value, inputs.far
+    scale, dtype, low = sample.scale, sample.dtype, sample.low
     output, logsumexp = results
     # d logits = weights * (d output . value - shift)
     shift = inner_products(of_results[0], output, dtype) - of_results[1]
     # Rows without keys have no weights; zero keeps their differences finite.
     found = jnp.where(logsumexp > low, logsumexp, 0.0)
-    queries, keys, values = (as_rows(array) for array in arrays)
-    of_queries = tuple(as_rows(array) for array in (of_results[0], found[..., None], shift[..., None]))
-    per_query, per_key = _packed(of_queries, together), _packed((keys, values), together)
+    of_queries = (of_results[0], found[..., None], shift[..., None])
+    per_query, per_key = _packed(of_queries, together), _packed((key, value), together)
     far_rows = far_rows_of(far)
 
     def step(state: tuple[Array, list[Array], Any], step: Step) -> tuple[Any, None]:
-        its_query = take_rows(queries, step.queries)
+        its_query = take_tokens(query, step.queries)
         its_output, its_logsumexp, its_shift = _taken(per_query, step.queries, of_queries, together)
-        its_key, its_value = _taken(per_key, step.keys, (keys, values), together)
-        logits, keep = sample.logits(step, its_query, its_key)
-        weights = jnp.exp(jnp.where(keep, logits - its_logsumexp, low))
-        of_weights = sample.product("lcv,lkv->lck", its_output, its_value) - its_shift
-        of_logits = (weights * of_weights).astype(queries.dtype)
+        its_key, its_value = _taken(per_key, step.keys, (key, value), together)
+        products, keep = sample.logits(step, its_query, its_key)
+        exponent = jnp.where(keep, scale * products - its_logsumexp, low)
+        # Never above 0, but by rounding; for logits of 1e9 that may be 30.
+        weights = jnp.exp(exponent - jax.lax.stop_gradient(jnp.maximum(exponent, 0.0)))
+        of_weights = sample.product("nlcv,nlkv->nlck", its_output, its_value) - its_shift
+        of_logits = (weights * of_weights).astype(query.dtype)
         to_far = state[2]
         if far is not None and far_rows is not None:
-            estimates, far_query, far_key = sample.estimates(step, far_rows, far.linear, its_logsumexp)
+            found = sample.estimates(step, far_rows, far.linear, its_logsumexp)
+            estimates, factor, far_query, far_key = found
             estimated = keep & (step.hash_round >= far.met)
             estimates = jnp.where(estimated, estimates, 0.0)
             weights -= estimates
-            of_far = -estimates * of_weights
-            to_offset = jnp.sum(of_far, axis=-1, keepdims=True)
-            if far.linear:
-                factor = sample.factor(step, far_rows, its_logsumexp)
-                of_far = jnp.where(estimated, -factor * of_weights, 0.0)
-            of_far = of_far.astype(far_key.dtype)
-            to_far_key = sample.product("lck,lcf->lfk", of_far, far_query)
+            of_exponent = -estimates * of_weights
+            of_product = jnp.where(estimated, -factor * of_weights, 0.0).astype(far_key.dtype)
+            to_far_key = sample.product("nlck,nlcf->nlfk", of_product, far_query)
             to_far = FarRows(
-                to_far.query.at[step.queries].add(
-                    sample.product("lck,lkf->lcf", of_far, far_key), mode="drop"
+                add_tokens(
+                    to_far.query, step.queries, sample.product("nlck,nlkf->nlcf", of_product, far_key)
                 ),
-                to_far.key.at[sample.far_keys(step)].add(jnp.swapaxes(to_far_key, 1, 2), mode="drop"),
-                to_far.offset.at[step.queries].add(to_offset, mode="drop"),
+                add_tokens(to_far.key, step.keys, jnp.swapaxes(to_far_key, -1, -2)),
+                add_tokens(to_far.offset, step.queries, jnp.sum(of_exponent, axis=-1, keepdims=True)),
+                None
+                if to_far.key_offset is None
+                else add_tokens(to_far.key_offset, step.keys, jnp.sum(of_exponent, axis=-2)[..., None]),
             )
-        to_query = sample.product("lck,lkd->lcd", of_logits, its_key)
-        to_key = sample.product("lck,lcd->ldk", of_logits, its_query)
-        to_value = sample.product("lck,lcv->lvk", weights.astype(values.dtype), its_output)
-        to_keys = _packed([jnp.swapaxes(array, 1, 2) for array in (to_key, to_value)], together)
+        to_query = sample.product("nlck,nlkd->nlcd", of_logits, its_key)
+        to_key = sample.product("nlck,nlcd->nldk", of_logits, its_query)
+        to_value = sample.product("nlck,nlcv->nlvk", weights.astype(value.dtype), its_output)
+        to_keys = _packed([jnp.swapaxes(array, -1, -2) for array in (to_key, to_value)], together)
         rows = zip(state[1], to_keys, strict=True)
         return (
-            state[0].at[step.queries].add(to_query, mode="drop"),
-            [array.at[step.keys].add(row, mode="drop") for array, row in rows],
+            add_tokens(state[0], step.queries, to_query),
+            [add_tokens(array, step.keys, row) for array, row in rows],
             to_far,
         ), None
 
     def zeros(arrays: Any) -> Any:
         return jax.tree.map(lambda array: jnp.zeros(array.shape, dtype), arrays)
 
-    state = zeros((queries, per_key, far_rows))
-    (to_query, to_keys, to_far), _ = jax.lax.scan(step, vary_alike(state, queries), sample.steps)
+    state = zeros((query, per_key, far_rows))
+    (to_query, to_keys, to_far), _ = jax.lax.scan(step, vary_alike(state, query), sample.steps)
     # Of scale * query . key: the sums so far lack the scale.
-    to_scale = jnp.sum(inner_products(queries, to_query, dtype)).astype(scale.dtype)
-    to_key, to_value = _unpacked(to_keys, [keys, values], together, dtype)
-    summed = zip((scale * to_query, scale * to_key, to_value), arrays, strict=True)
-    to_query, to_key, to_value = (to.astype(array.dtype).reshape(array.shape) for to, array in summed)
+    to_scale = jnp.sum(inner_products(query, to_query, dtype)).astype(scale.dtype)
+    to_key, to_value = _unpacked(to_keys, [key, value], together, dtype)
     of_far = None
     if far is not None:
         part = jnp.exp(jnp.minimum(jnp.where(far.logsumexp > low, far.logsumexp - found, low), sample.high))
         part = part.astype(dtype)
-        to_output = part[..., None] * of_results[0]
+        to_output = part[..., None] * of_results[0].astype(dtype)
         to_logsumexp = part * (inner_products(of_results[0], far.output, dtype) - shift)
         to_rows = {} if to_far is None else to_far._asdict()
         all_to = dataclasses.replace(far, output=to_output, logsumexp=to_logsumexp, **to_rows)
         of_far = jax.tree.map(lambda to, array: to.reshape(array.shape).astype(array.dtype), all_to, far)
-    return to_query, to_key, to_value, to_scale, of_far
+    to_query, to_key = scale * to_query, scale * to_key
+    return (
+        to_query.astype(query.dtype),
+        to_key.astype(key.dtype),
+        to_value.astype(value.dtype),
+        to_scale,
+        of_far,
+    )
 
 
 def _by_platform(function: Callable[..., Any], rules: Rules, *arguments: Any) -> Any:

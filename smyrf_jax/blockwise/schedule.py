@@ -14,44 +14,48 @@ QUERIES_A_STEP = 1024
 
 
 class Step(NamedTuple):
-    """Some clusters of one hash round, so that a query is among them once at most.
+    """Some clusters of one hash round, of all heads, so that a query is among a head's once at most.
 
-    queries: [clusters, C], rows of [T * N, ...], past the end for empty slots.
-    keys: [clusters, K], rows of [S * M, ...], past the end for empty slots.
-    head: [clusters, 1], the query head.
+    queries: [N, clusters, C], T in empty slots.
+    keys: [N, clusters, K], S in empty slots.
     hash_round: [].
     """
 
     queries: Array
     keys: Array
-    head: Array
     hash_round: Array
 
 
-def steps_of(clustering: Clustering, num_queries: int, num_keys: int, key_heads: int, samples: int) -> Step:
-    """The clusters of a sample, a few a step; the steps are stacked along the first axis."""
-    heads, rounds, num_clusters, size = clustering.query_order.shape
-    head = jnp.arange(heads, dtype=jnp.int32)[:, None, None, None]
-    queries = clustering.query_order * heads + head
-    keys = clustering.key_order * key_heads + head // (heads // key_heads)
+def steps_of(clustering: Clustering, num_queries: int, num_keys: int, samples: int) -> Step:
+    """The clusters of a sample, a few a step; the steps are stacked along the first axis.
 
-    pairs = max(1, samples * size * keys.shape[-1])
+    A step has clusters of every head: where heads lie on several devices, each has a part of every step.
+    """
+    queries, keys = clustering
+    heads, rounds, num_clusters, size = queries.shape
+    pairs = max(1, samples * heads * size * keys.shape[-1])
     pieces = max(1, min(-(-pairs // LOGITS_A_STEP), size // QUERIES_A_STEP))
     piece = -(-size // pieces)
-    empty = num_queries * heads, num_keys * key_heads
-    queries = jnp.pad(queries, ((0, 0),) * 3 + ((0, pieces * piece - size),), constant_values=empty[0])
+    queries = _filled_up(queries, pieces * piece, num_queries)
     queries = queries.reshape(heads, rounds, num_clusters * pieces, piece)
     keys = jnp.repeat(keys, pieces, axis=2)
 
-    total = heads * num_clusters * pieces
-    num_steps = -(-total // max(1, LOGITS_A_STEP * pieces // pairs))
+    total = num_clusters * pieces
+    fewest = -(-total // max(1, LOGITS_A_STEP * pieces // pairs))
+    # Some more steps, if that fills the last one better.
+    num_steps = min(range(fewest, min(2 * fewest, total) + 1), key=lambda steps: -(-total // steps) * steps)
     a_step = -(-total // num_steps)
 
-    def cut(array: Array, empty: int) -> Array:
-        array = jnp.moveaxis(array, 1, 0).reshape(rounds, total, array.shape[-1])
-        array = jnp.pad(array, ((0, 0), (0, num_steps * a_step - total), (0, 0)), constant_values=empty)
-        return array.reshape(rounds * num_steps, a_step, array.shape[-1])
+    def cut(order: Array, empty: int) -> Array:
+        order = jnp.swapaxes(_filled_up(jnp.swapaxes(order, -1, -2), num_steps * a_step, empty), -1, -2)
+        order = order.reshape(heads, rounds * num_steps, a_step, order.shape[-1])
+        return jnp.moveaxis(order, 1, 0)
 
-    head = jnp.broadcast_to(head, (*queries.shape[:-1], 1))
-    hash_round = jnp.repeat(jnp.arange(rounds), num_steps)
-    return Step(cut(queries, empty[0]), cut(keys, empty[1]), cut(head, 0), hash_round)
+    hash_round = jnp.repeat(jnp.arange(rounds, dtype=jnp.int32), num_steps)
+    return Step(cut(queries, num_queries), cut(keys, num_keys), hash_round)
+
+
+def _filled_up(order: Array, length: int, empty: int) -> Array:
+    """The last axis made longer."""
+    widths = [(0, 0)] * (order.ndim - 1) + [(0, length - order.shape[-1])]
+    return jnp.pad(order, widths, constant_values=empty)

@@ -1,6 +1,5 @@
 """Which tokens share a cluster: what every way to cluster returns."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,8 @@ class Clustering(NamedTuple):
     """Which tokens share a cluster, in each hash round.
 
     query_order: [*B, N, R, L, C] int32, the queries of cluster l of round r; T marks an empty slot.
-    key_order: [*B, N, R, L, ceil(S / L)] int32, the keys of the same cluster; S marks an empty slot.
+    key_order: [*B, N, R, L, K] int32, the keys of the same cluster; S marks an empty slot. K is ceil(S / L),
+        but where queries are padded (C for self-attention).
     A query is in one cluster of a round at most, and so is a key but in `local_clustering`, whose clusters
     share keys and hold more than ceil(S / L).
     """
@@ -32,11 +32,12 @@ def cluster_of_tokens(order: Int[Array, "*A L C"], length: int) -> Int[Array, "*
     Returns:
         [..., length] int32, and -1 for a token that is in no cluster.
     """
-    batch, (num_clusters, size) = order.shape[:-2], order.shape[-2:]
+    num_clusters, size = order.shape[-2:]
     clusters = jnp.repeat(jnp.arange(num_clusters, dtype=jnp.int32), size)
 
     def scatter(row: Array) -> Array:
-        return jnp.full(length, -1, jnp.int32).at[row].set(clusters, mode="drop")
+        return jnp.full(length, -1, jnp.int32).at[row.reshape(clusters.shape)].set(clusters, mode="drop")
 
-    rows = jax.vmap(scatter)(order.reshape(math.prod(batch), num_clusters * size))
-    return rows.reshape(*batch, length)
+    for _ in order.shape[:-2]:
+        scatter = jax.vmap(scatter)
+    return scatter(order)

@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from smyrf_jax.clustering.sorting import SIGN, ascending, ordered_bits
+from smyrf_jax.floats import float32_at_least
 from smyrf_jax.rows import take_rows
 from smyrf_jax.sharding import vary_alike
 
@@ -112,7 +113,7 @@ def halve_clusters(
     Returns:
         [A, L * 2^times, ceil(C / 2^times)], the pieces of a cluster side by side.
     """
-    vectors = jax.lax.stop_gradient(vectors).astype(jnp.promote_types(vectors.dtype, jnp.float32))
+    vectors = jax.lax.stop_gradient(vectors).astype(float32_at_least(vectors.dtype))
     length = vectors.shape[1]
     for _ in range(times):
         rows = jax.vmap(take_rows)(vectors, order)
@@ -145,6 +146,8 @@ def power_step(
     along = product("anmd,and->anm", rows, direction)
     sums = product("ankm,anmd->ankd", jnp.stack([along, jnp.ones_like(along)], axis=-2), rows)
     total = jnp.sum(sums[..., 1, :] * direction, axis=-1, keepdims=True)
-    stretched = sums[..., 0, :] - sums[..., 1, :] * (total / jnp.maximum(count, 1)[..., None])
-    largest = jnp.max(jnp.abs(stretched), axis=-1, keepdims=True)
+    stretched = sums[..., 0, :] - sums[..., 1, :] * (
+        total / jnp.maximum(count, 1)[..., None].astype(rows.dtype)
+    )
+    largest = jnp.max(jnp.abs(stretched), axis=-1, keepdims=True, initial=0)
     return stretched / jnp.where(largest > 0, largest, 1.0)

@@ -7,6 +7,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, UInt32
 
 from smyrf_jax.checks import check_positive
+from smyrf_jax.clustering.balance import Balance, balance_of
 from smyrf_jax.clustering.clustering import Clustering
 from smyrf_jax.sharding import vary_alike
 
@@ -17,6 +18,7 @@ def sort_clustering(
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
     cluster_size: int,
+    query_mask: Bool[Array, "*#B #N 1 T"] | None = None,
 ) -> Clustering:
     """Assigns queries and keys to L = ceil(T / cluster_size) equal clusters by sorting hash values.
 
@@ -29,6 +31,7 @@ def sort_clustering(
         key_hash: [*B, N, R, S].
         mask: [*B, 1|N, 1, S], True keeps a key.
         cluster_size: C, queries a cluster; a cluster holds ceil(S / L) keys.
+        query_mask: [*B, 1|N, 1, T], True keeps a query.
 
     Returns:
         The clusters of each round.
@@ -39,23 +42,24 @@ def sort_clustering(
     Source: SMYRF (arXiv:2010.05315), section 3 (adaptive balanced clusters).
     """
     check_positive(cluster_size=cluster_size)
-    return sorted_clusters(query_hash, key_hash, mask, cluster_size)
+    shape, lengths = query_hash.shape[:-2], (query_hash.shape[-1], key_hash.shape[-1])
+    balance = balance_of(shape, *lengths, mask, query_mask, cluster_size)
+    return sorted_clusters(query_hash, key_hash, mask, query_mask, balance)
 
 
-def sorted_clusters(query_hash: Array, key_hash: Array, mask: Array | None, cluster_size: int) -> Clustering:
-    """`sort_clustering`, unchecked."""
-    num_queries, num_keys = query_hash.shape[-1], key_hash.shape[-1]
-    # No queries still make one (empty) cluster, so that no shape is zero by accident.
-    num_clusters = max(1, -(-num_queries // cluster_size))
-    if mask is not None:
-        key_hash = jnp.where(mask, key_hash, jnp.inf)
-        num_kept = jnp.sum(mask, axis=-1, dtype=jnp.int32)  # [*B, 1|N, 1]
-        num_kept = jnp.broadcast_to(num_kept, key_hash.shape[:-1])
-    else:
-        num_kept = None
+def sorted_clusters(
+    query_hash: Array, key_hash: Array, mask: Array | None, query_mask: Array | None, balance: Balance
+) -> Clustering:
+    """`sort_clustering`, unchecked, into clusters of a balance."""
+
+    def runs(hashes: Array, kept: Array | None, size: int, count: Array | None) -> Array:
+        if kept is not None:
+            hashes = jnp.where(kept, hashes, jnp.array(jnp.inf, hashes.dtype))
+        return _equal_runs(ascending(hashes), balance.num_clusters, size, count, balance.num_filled)
+
     return Clustering(
-        _equal_runs(ascending(query_hash), num_clusters, min(cluster_size, num_queries)),
-        _equal_runs(ascending(key_hash), num_clusters, -(-num_keys // num_clusters), num_kept),
+        runs(query_hash, query_mask, balance.query_size, balance.num_queries),
+        runs(key_hash, mask, balance.key_size, balance.num_keys),
     )
 
 
@@ -93,23 +97,31 @@ def ascending(values: Float[Array, "*A T"]) -> Int[Array, "*A T"]:
 
 
 def _equal_runs(
-    order: Int[Array, "*A T"],
+    order: Int[Array, "*B N R T"],
     num_clusters: int,
     size: int,
-    num_kept: Int[Array, "*A"] | None = None,
-) -> Int[Array, "*A L C"]:
-    """Cuts the first num_kept (all, if None) of `order` into runs whose lengths differ by one at most."""
+    num_kept: Int[Array, "*B N"] | None,
+    num_filled: Int[Array, "*B N"] | None,
+) -> Int[Array, "*B N R L C"]:
+    """Cuts the first num_kept (all, if None) of `order` into runs whose lengths differ by one at most.
+
+    There are num_filled runs (num_clusters, if None); those after them are empty.
+    """
     length, order = order.shape[-1], order.astype(jnp.int32)
-    if length == 0 or (num_kept is None and length == num_clusters * size):
+    if length == 0 or (num_kept is None and num_filled is None and length == num_clusters * size):
         return order.reshape(*order.shape[:-1], num_clusters, size)
-    if num_kept is None:
-        num_kept = jnp.full(order.shape[:-1], length, jnp.int32)
-    shape = (*num_kept.shape, num_clusters)
-    share, extra = jnp.divmod(num_kept[..., None], num_clusters)
-    cluster = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+
+    def of_round(count: Array | None, otherwise: int) -> Array:
+        return jnp.full((1,) * order.ndim, otherwise, jnp.int32) if count is None else count[..., None, None]
+
+    filled = of_round(num_filled, num_clusters)
+    share, extra = jnp.divmod(of_round(num_kept, length), filled)
+    clusters = (1,) * (order.ndim - 1) + (num_clusters,)
+    cluster = jax.lax.broadcasted_iota(jnp.int32, clusters, len(clusters) - 1)
     start = cluster * share + jnp.minimum(cluster, extra)
-    run = share + (cluster < extra)
-    slot = jax.lax.broadcasted_iota(jnp.int32, (*shape, size), len(shape))
-    places = (start[..., None] + slot).reshape(*num_kept.shape, num_clusters * size)
-    tokens = jnp.take_along_axis(order, places, axis=-1, mode="clip").reshape(slot.shape)
+    run = jnp.where(cluster < filled, share + (cluster < extra).astype(jnp.int32), 0)
+    shape = (*order.shape[:-1], num_clusters, size)
+    slot = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    places = (start[..., None] + slot).reshape(*order.shape[:-1], num_clusters * size)
+    tokens = jnp.take_along_axis(order, places, axis=-1, mode="clip").reshape(shape)
     return jnp.where(slot < run[..., None], tokens, length)

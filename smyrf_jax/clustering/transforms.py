@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from smyrf_jax.floats import float32_at_least
+
 
 def xbox_plus(
     query: Float[Array, "*B T N D"],
@@ -25,7 +27,7 @@ def xbox_plus(
 
     Source: SMYRF (arXiv:2010.05315), section 3.
     """
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = float32_at_least(query.dtype)
     query, key = query.astype(dtype), key.astype(dtype)
     query_norm = jnp.sum(query**2, axis=-1, keepdims=True)
     key_norm = jnp.sum(key**2, axis=-1, keepdims=True)

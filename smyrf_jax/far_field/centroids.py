@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from smyrf_jax.blockwise import Estimates, Inputs, Rules, blockwise_attention
-from smyrf_jax.checks import check_power_of_two
+from smyrf_jax.checks import check_power_of_two, known_product
 from smyrf_jax.clustering import Clustering, cluster_of_tokens
 from smyrf_jax.clustering.halving import halve_clusters
 from smyrf_jax.far_field.far_field import FarField
-from smyrf_jax.floats import finite_min
-from smyrf_jax.rows import kept_keys, masked_mean
+from smyrf_jax.floats import finite_min, float32_at_least
+from smyrf_jax.rows import kept_tokens, masked_mean, take_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Centroids(FarField):
     a piece coincide, that is exact. By Jensen's inequality it never counts a piece for too much, so that what
     is met in further rounds can be taken off without cancellation. (The variance of the keys as a second term
     gained 4 % with 2 trees and lost 1 % with 4, on a pretrained encoder, and has no such bound.)
+    (Of logits of 1e8 and more that is true up to their rounding, which is whole numbers then.)
     Keys that are in no cluster of the first round count by their common mean: each key counts once.
 
     means_per_cluster: a power of two.
@@ -40,12 +40,12 @@ class Centroids(FarField):
     def __post_init__(self) -> None:
         check_power_of_two(means_per_cluster=self.means_per_cluster)
 
-    def check(self, width: int, *, scale: Any, is_causal: bool, window: int | None) -> None:
+    def check(self, width: int, *, is_causal: bool, window: int | None) -> None:
         """Raises ValueError for causal attention and windows."""
         if is_causal:
             raise ValueError(
                 "means of like keys mix keys of all positions, so Canopy and Centroids cannot be causal: "
-                "take Scatterbrain, Performer, Local, Smyrf or Dense (Features, or no far field)."
+                "take Scatterbrain(window=...), Performer, Local or Dense (Features, or no far field)."
             )
         if window is not None:
             raise ValueError(
@@ -65,13 +65,13 @@ class Centroids(FarField):
         complete: bool = False,
     ) -> Estimates:
         """See `FarField`."""
-        kept = None if mask is None else kept_keys(mask, key)
+        kept = None if mask is None else kept_tokens(mask, key)
         first = Clustering(*(order[..., 0, :, :] for order in clustering))
         several = clustering.query_order.shape[-3] > 1
         one = functools.partial(
-            _of_sample, self.means_per_cluster, math.prod(query.shape[:-3]), several, complete
+            _of_sample, self.means_per_cluster, known_product(query.shape[:-3]), several, complete
         )
-        dtype = jnp.promote_types(query.dtype, jnp.float32)
+        dtype = float32_at_least(query.dtype)
         own = jnp.asarray(scale, dtype) * query.astype(dtype)
         for _ in query.shape[:-3]:
             one = jax.vmap(one)
@@ -98,7 +98,6 @@ def _of_sample(
         key_order = jnp.sort(key_order, axis=-1)  # empty slots last
     order = halve_clusters(jnp.moveaxis(key, 0, 1), key_order, times=means.bit_length() - 1)
     of_key = cluster_of_tokens(order, num_keys)  # [N, S]
-    head = jnp.arange(heads)[:, None, None]
     filled = order < num_keys
     counts = jnp.sum(filled, axis=-1)
     rest = (of_key < 0) if kept is None else (of_key < 0) & kept
@@ -107,8 +106,7 @@ def _of_sample(
 
     def means_of(vectors: Array) -> Array:
         """[N, pieces, D], and that of the keys in no cluster at the end."""
-        rows = vectors.at[order, head].get(mode="fill", fill_value=0).astype(dtype)
-        pieces = masked_mean(rows, filled)[..., 0, :]
+        pieces = masked_mean(take_tokens(vectors, order).astype(dtype), filled)[..., 0, :]
         if complete:
             return pieces
         others = masked_mean(jnp.moveaxis(vectors, 0, 1).astype(dtype), rest)

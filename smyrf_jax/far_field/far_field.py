@@ -17,7 +17,7 @@ class FarField(abc.ABC):
     """
 
     @abc.abstractmethod
-    def check(self, width: int, *, scale: Any, is_causal: bool, window: int | None) -> None:
+    def check(self, width: int, *, is_causal: bool, window: int | None) -> None:
         """Raises ValueError unless it can estimate what such an attention leaves out. width: D."""
 
     @abc.abstractmethod
@@ -34,6 +34,8 @@ class FarField(abc.ABC):
         complete: bool = False,
     ) -> Estimates:
         """The estimates of all pairs: [*B, T, N, D], [*B, S, N, D], [*B, S, N, V], as many key heads.
+
+        The scale is not negative, and keys and values are zero where they are masked.
 
         clustering: with the slots of masked keys empty. complete: no key that is kept is in no cluster of the
         first round, and empty slots come last.

@@ -7,7 +7,7 @@ from smyrf_jax.methods.canopy import Canopy
 from smyrf_jax.methods.comparators import HyperAttention, Reformer, Routing
 from smyrf_jax.methods.dense import Dense
 from smyrf_jax.methods.local import Local
-from smyrf_jax.methods.method import Clustered, Method, Parts, check_fields
+from smyrf_jax.methods.method import Clustered, ContentBased, Method, Parts, check_fields
 from smyrf_jax.methods.scatterbrain import Performer, Scatterbrain
 from smyrf_jax.methods.smyrf import Smyrf
 
@@ -43,6 +43,7 @@ __all__ = [
     "METHODS",
     "Canopy",
     "Clustered",
+    "ContentBased",
     "Dense",
     "HyperAttention",
     "Local",

@@ -9,22 +9,23 @@ from smyrf_jax.budget import Budget, BudgetError, Cost, Problem, clustered_cost
 from smyrf_jax.checks import check_positive, check_power_of_two
 from smyrf_jax.clustering.tree import tree_clusters
 from smyrf_jax.far_field import Centroids
-from smyrf_jax.methods.method import Clustered, Parts
+from smyrf_jax.methods.method import ContentBased, Parts
 
 
-@dataclasses.dataclass(frozen=True)
-class Canopy(Clustered):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Canopy(ContentBased):
     """Attention in which every key counts once: exactly in shared clusters, by a mean elsewhere.
 
     Clusters come from balanced trees that fit the data (`tree_clustering`), and a key outside counts by the
     mean of its like in its cluster of the first tree (`Centroids`). One tree of larger clusters takes less
-    time than several; several are better where attention is peaked. Not causal: means mix keys of all
-    positions.
+    time than several; several are better where attention is peaked. Means mix keys of all positions, so that
+    with them it cannot be causal.
 
     num_trees: R, trees.
     cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
     means_per_cluster: a power of two; 0: what lies outside does not count. They cost
         T * L * means_per_cluster pairs: double it with cluster_size as sequences grow.
+    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: num_trees or cluster_size is not positive, or means_per_cluster is neither 0 nor a power
@@ -34,15 +35,18 @@ class Canopy(Clustered):
     num_trees: int = 1
     cluster_size: int = 128
     means_per_cluster: int = 8
+    clusters_see_future: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_positive(num_trees=self.num_trees, cluster_size=self.cluster_size)
         if self.means_per_cluster != 0:
             check_power_of_two(means_per_cluster=self.means_per_cluster)
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`."""
-        clustering = tree_clusters(query, key, mask, rng, self.num_trees, self.cluster_size)
+        clustering = tree_clusters(query, key, mask, query_mask, rng, self.num_trees, self.cluster_size)
         if not self.means_per_cluster:
             return Parts(clustering, deduplicate=True, complete=True)
         return Parts(clustering, Centroids(self.means_per_cluster), complete=True)

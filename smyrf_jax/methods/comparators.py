@@ -5,7 +5,6 @@ were not, which is hard on it.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -15,14 +14,16 @@ from jax import Array
 from smyrf_jax.budget import Cost, Problem, clustered_cost
 from smyrf_jax.checks import check_positive
 from smyrf_jax.clustering import Clustering
+from smyrf_jax.clustering.balance import Balance, balance_of
 from smyrf_jax.clustering.sorting import ascending, sorted_clusters
-from smyrf_jax.methods.method import Clustered, Parts
-from smyrf_jax.rows import centred, kept_keys
+from smyrf_jax.floats import float32_at_least
+from smyrf_jax.methods.method import ContentBased, Parts
+from smyrf_jax.rows import centred, kept_tokens
 from smyrf_jax.sharding import vary_alike
 
 
-@dataclasses.dataclass(frozen=True)
-class HyperAttention(Clustered):
+@dataclasses.dataclass(frozen=True, repr=False)
+class HyperAttention(ContentBased):
     """HyperAttention's clusters alone: sorted by the signs of projections, read as a number of a Gray code.
 
     Keys are centred, which changes no attention and takes off what they have in common. There are enough bits
@@ -30,6 +31,7 @@ class HyperAttention(Clustered):
 
     num_hashes: R, rounds.
     cluster_size: C, queries a cluster.
+    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: a number is not positive.
@@ -39,23 +41,30 @@ class HyperAttention(Clustered):
 
     num_hashes: int = 4
     cluster_size: int = 64
+    clusters_see_future: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_positive(num_hashes=self.num_hashes, cluster_size=self.cluster_size)
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`."""
-        bits = max(1, -(-query.shape[-3] // self.cluster_size)).bit_length()
-        kept = None if mask is None else kept_keys(mask, key)
+        balance = _balance(query, key, mask, query_mask, self.cluster_size)
+        bits = balance.num_clusters.bit_length()
+        kept = None if mask is None else kept_tokens(mask, key)
         key = jnp.moveaxis(centred(jnp.moveaxis(key, -2, -3), kept), -3, -2)
-        dtype = jnp.promote_types(query.dtype, jnp.float32)
-        directions = jax.random.normal(rng, (self.num_hashes, bits, query.shape[-1]), dtype)
+        dtype = float32_at_least(query.dtype)
+        directions = _draw(rng, bits, (self.num_hashes, query.shape[-1]), dtype)
 
         def hashes(vectors: Array) -> Array:
-            along = jnp.einsum("...tnd,rcd->...nrtc", vectors.astype(dtype), directions)
-            return gray_numbers(along).astype(dtype)
+            numbers = gray_numbers(jnp.einsum("...tnd,crd->...nrtc", vectors.astype(dtype), directions))
+            if balance.num_filled is not None:  # as many bits as there are clusters
+                fewer = bits - _bit_length(balance.num_filled)
+                numbers >>= fewer[..., None, None]
+            return numbers.astype(dtype)
 
-        clustering = sorted_clusters(hashes(query), hashes(key), mask, self.cluster_size)
+        clustering = sorted_clusters(hashes(query), hashes(key), mask, query_mask, balance)
         return Parts(clustering, deduplicate=True, complete=True)
 
     def cost_of(self, problem: Problem) -> Cost:
@@ -71,8 +80,8 @@ def gray_numbers(along: Array) -> Array:
     return jnp.sum(binary * weights.reshape((1,) * (along.ndim - 1) + (-1,)), axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reformer(Clustered):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Reformer(ContentBased):
     """Reformer's: sorted by the nearest of signed random axes, each chunk with its own and the one before.
 
     Reformer's models share queries and keys, which a trained model with both does not: here they are hashed
@@ -81,6 +90,7 @@ class Reformer(Clustered):
 
     num_hashes: R, rounds of hashing.
     cluster_size: C, queries a chunk.
+    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: a number is not positive.
@@ -90,22 +100,35 @@ class Reformer(Clustered):
 
     num_hashes: int = 2
     cluster_size: int = 64
+    clusters_see_future: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_positive(num_hashes=self.num_hashes, cluster_size=self.cluster_size)
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`."""
-        axes = max(1, -(-query.shape[-3] // (2 * self.cluster_size)))  # two signs: a bucket for each chunk
-        dtype = jnp.promote_types(query.dtype, jnp.float32)
-        directions = jax.random.normal(rng, (self.num_hashes, axes, query.shape[-1]), dtype)
+        balance = _balance(query, key, mask, query_mask, self.cluster_size)
+        axes = -(-balance.num_clusters // 2)  # two signs: a bucket for each chunk
+        dtype = float32_at_least(query.dtype)
+        directions = _draw(rng, axes, (self.num_hashes, query.shape[-1]), dtype)
+        filled: Any = balance.num_clusters
+        if balance.num_filled is not None:
+            filled = balance.num_filled[..., None, None, None]
 
         def hashes(vectors: Array) -> Array:
-            along = jnp.einsum("...tnd,rcd->...nrtc", vectors.astype(dtype), directions)
+            along = jnp.einsum("...tnd,crd->...nrtc", vectors.astype(dtype), directions)
+            if balance.num_filled is not None:
+                axis = jax.lax.broadcasted_iota(jnp.int32, along.shape, along.ndim - 1)
+                along = jnp.where(axis < -(-filled // 2), along, jnp.array(0, dtype))
             return jnp.argmax(jnp.concatenate([along, -along], axis=-1), axis=-1).astype(dtype)
 
-        own = sorted_clusters(hashes(query), hashes(key), mask, self.cluster_size)
-        before = jnp.roll(own.key_order, 1, axis=-2)
+        own = sorted_clusters(hashes(query), hashes(key), mask, query_mask, balance)
+        chunk = jax.lax.broadcasted_iota(jnp.int32, own.key_order.shape, own.key_order.ndim - 2)
+        before = jnp.where(chunk > 0, chunk, filled) - 1
+        before = jnp.take_along_axis(own.key_order, before, axis=-2)
+        before = jnp.where(chunk < filled, before, key.shape[-3])
         clustering = Clustering(
             jnp.concatenate([own.query_order, own.query_order], axis=-3),
             jnp.concatenate([own.key_order, before], axis=-3),
@@ -117,8 +140,8 @@ class Reformer(Clustered):
         return clustered_cost(problem, 2 * self.num_hashes, self.cluster_size)
 
 
-@dataclasses.dataclass(frozen=True)
-class Routing(Clustered):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Routing(ContentBased):
     """Routing Transformer's: centres take the queries and the keys that are nearest to them.
 
     Vectors lie on the unit sphere; ceil(T / cluster_size) centres are drawn from the keys and moved to the
@@ -127,59 +150,120 @@ class Routing(Clustered):
     that none takes gets zeros. A key that several centres take counts for each of them.
 
     cluster_size: C, queries a centre.
+    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
-        ValueError: cluster_size is not positive, or (when it is called) there are more centres than keys.
+        ValueError: cluster_size is not positive.
 
     Source: Routing Transformer (arXiv:2003.05997), section 4.
     """
 
     cluster_size: int = 128
+    clusters_see_future: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_positive(cluster_size=self.cluster_size)
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`."""
-        num_queries, num_keys = query.shape[-3], key.shape[-3]
-        num_centres = max(1, -(-num_queries // self.cluster_size))
-        if num_centres > num_keys:
-            raise ValueError(f"{num_centres} clusters want as many keys, but there are {num_keys}.")
-        kept = None if mask is None else kept_keys(mask, key)
-        queries, keys = (_on_sphere(jnp.moveaxis(vectors, -2, -3)) for vectors in (query, key))
-        drawn = jax.random.permutation(rng, num_keys)[:num_centres]
-        centres = keys[..., drawn, :]  # [*B, N, centres, D]
+        balance = _balance(query, key, mask, query_mask, self.cluster_size)
+        kept = [
+            None if of is None else kept_tokens(of, side) for of, side in ((query_mask, query), (mask, key))
+        ]
+        dtype = float32_at_least(query.dtype)
+        queries, keys = (_on_sphere(jnp.moveaxis(vectors, -2, -3).astype(dtype)) for vectors in (query, key))
+        centres, is_centre = _drawn_centres(rng, keys, kept[1], balance)
         both = jnp.concatenate([queries, keys], axis=-2)
+        weight = [
+            jnp.ones(side.shape[:-1], both.dtype) if of is None else of.astype(both.dtype)
+            for of, side in zip(kept, (queries, keys), strict=True)
+        ]
+        weights = jnp.concatenate(weight, axis=-1)[..., None]  # [*B, N, T + S, 1]
 
         def moved(_: Any, centres: Array) -> Array:
-            nearest = jnp.argmax(jnp.einsum("...td,...cd->...tc", both, centres), axis=-1)
-            own = jax.nn.one_hot(nearest, num_centres, dtype=both.dtype)
+            along = jnp.einsum("...td,...cd->...tc", both, centres)
+            nearest = jnp.argmax(jnp.where(is_centre[..., None, :], along, -jnp.inf), axis=-1)
+            own = weights * jax.nn.one_hot(nearest, balance.num_clusters, dtype=both.dtype)
             sums = jnp.einsum("...tc,...td->...cd", own, both)
             return jnp.where(jnp.sum(own, axis=-2)[..., None] > 0, _on_sphere(sums), centres)
 
         centres = jax.lax.fori_loop(0, 10, moved, vary_alike(centres, both))
 
-        def taken(vectors: Array, count: int, kept: Array | None) -> Array:
-            """[*B, N, centres, 1, count]"""
+        def taken(vectors: Array, kept: Array | None, slots: int, share: Any) -> Array:
+            """[*B, N, centres, 1, slots], the nearest to each centre: a share, if there are so many."""
+            length = vectors.shape[-2]
             distance = -jnp.einsum("...td,...cd->...ct", vectors, centres)
+            count: Any = length
             if kept is not None:
                 distance = jnp.where(kept[..., None, :], distance, jnp.inf)
-            order = ascending(distance)[..., :count]
-            if kept is not None:
-                slot = jax.lax.broadcasted_iota(jnp.int32, order.shape, order.ndim - 1)
-                found = slot < jnp.sum(kept, axis=-1)[..., None, None]
-                order = jnp.where(found, order, vectors.shape[-2])
-            return order[..., None, :]
+                count = jnp.sum(kept, axis=-1, dtype=jnp.int32)[..., None, None]
+            order = ascending(distance)[..., :slots]
+            slot = jax.lax.broadcasted_iota(jnp.int32, order.shape, order.ndim - 1)
+            found = (slot < jnp.minimum(share, count)) & is_centre[..., :, None]
+            return jnp.where(found, order, length)[..., None, :]
 
+        num_keys, filled = (
+            otherwise if count is None else count[..., None, None]
+            for count, otherwise in (
+                (balance.num_keys, keys.shape[-2]),
+                (balance.num_filled, balance.num_clusters),
+            )
+        )
         clustering = Clustering(
-            taken(queries, min(self.cluster_size, num_queries), None),
-            taken(keys, math.ceil(num_keys / num_centres), kept),
+            taken(queries, kept[0], balance.query_size, self.cluster_size),
+            taken(keys, kept[1], balance.key_size, -(-num_keys // filled)),
         )
         return Parts(clustering)
 
     def cost_of(self, problem: Problem) -> Cost:
         """Of the centres."""
         return clustered_cost(problem, 1, self.cluster_size)
+
+
+def _drawn_centres(rng: Array, keys: Array, kept: Array | None, balance: Balance) -> tuple[Array, Array]:
+    """Some of the keys [*B, N, S, D] that are kept: [*B, N, centres, D], and whether there are so many.
+
+    A key is drawn by its place among those that are kept: what is masked does not matter.
+    """
+    num_keys, num_centres = keys.shape[-2], balance.num_clusters
+    numbers = jax.vmap(jax.random.uniform)(_keys(rng, max(1, num_keys)))[:num_keys]
+    numbers = jnp.broadcast_to(numbers.reshape((1,) * (keys.ndim - 2) + (-1,)), keys.shape[:-1])
+    count: Any = num_keys
+    if kept is not None:
+        place = jnp.maximum(jnp.cumsum(kept, axis=-1, dtype=jnp.int32) - 1, 0)
+        numbers = jnp.where(kept, jnp.take_along_axis(numbers, place, axis=-1), jnp.inf)
+        count = jnp.sum(kept, axis=-1, dtype=jnp.int32)[..., None]
+    if balance.num_filled is not None:
+        count = jnp.minimum(count, balance.num_filled[..., None])
+    drawn = ascending(numbers)[..., : min(num_centres, num_keys)]
+    centres = jnp.take_along_axis(keys, drawn[..., None], axis=-2)
+    missing = [(0, 0)] * (keys.ndim - 2) + [(0, num_centres - drawn.shape[-1]), (0, 0)]
+    shape = (*keys.shape[:-2], num_centres)
+    return jnp.pad(centres, missing), jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) < count
+
+
+def _balance(
+    query: Array, key: Array, mask: Array | None, query_mask: Array | None, cluster_size: int
+) -> Balance:
+    shape = (*query.shape[:-3], query.shape[-2])
+    return balance_of(shape, query.shape[-3], key.shape[-3], mask, query_mask, cluster_size)
+
+
+def _keys(rng: Array, number: int) -> Array:
+    """Keys [number], of which the first do not depend on the number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, jnp.arange(1, number + 1))
+
+
+def _draw(rng: Array, number: int, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Normal numbers [number, *shape], of which the first do not depend on the number."""
+    return jax.vmap(lambda rng: jax.random.normal(rng, shape, dtype))(_keys(rng, number))
+
+
+def _bit_length(numbers: Array) -> Array:
+    """Of positive int32."""
+    return 32 - jax.lax.clz(numbers)
 
 
 def _on_sphere(vectors: Array) -> Array:

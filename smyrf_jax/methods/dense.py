@@ -25,6 +25,7 @@ class Dense(Method):
         rng: Array,
         scale: float | Array,
         is_causal: bool,
+        query_mask: Array | None = None,
     ) -> tuple[Array, Array]:
         """See `Method`. The rng does not matter."""
         return attend_densely(query, key, value, mask, scale=scale, is_causal=is_causal)

@@ -33,7 +33,9 @@ class Local(Clustered):
     def __post_init__(self) -> None:
         check_positive(window=self.window)
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`. The rng does not matter."""
         return Parts(neighbours(query, key, self.window), window=self.window)
 

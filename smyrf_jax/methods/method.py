@@ -15,6 +15,7 @@ from smyrf_jax.checks import check_arguments, rng_of
 from smyrf_jax.clustered import attend_in_clusters
 from smyrf_jax.clustering import Clustering
 from smyrf_jax.far_field import FarField
+from smyrf_jax.padding import without_masked
 from smyrf_jax.rows import repeat_heads
 
 M = TypeVar("M", bound="Method")
@@ -39,8 +40,14 @@ class Method(abc.ABC):
         rng: Array,
         scale: float | Array,
         is_causal: bool,
+        query_mask: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Output [*B, T, N, V] and logsumexp [*B, T, N] for arguments that `attention` has checked."""
+        """Output [*B, T, N, V] and logsumexp [*B, T, N] for arguments that `attention` has checked.
+
+        Query, key and value are zero where they are masked, and the scale is not negative. query_mask is
+        handed over only where it is not None; what comes out for the queries that it hides does not matter.
+        If is_causal, no output may depend on a later token: raise ValueError where that cannot be kept.
+        """
 
     def cost_of(self, problem: Problem) -> Cost:
         """What it costs."""
@@ -64,8 +71,9 @@ class Method(abc.ABC):
         mask: Bool[Array, "*#B #N 1 S"] | None = None,
         *,
         rng: Key[Array, ""] | None = None,
+        query_mask: Bool[Array, "*#B #N 1 T"] | None = None,
     ) -> Clustering:
-        """The clusters in which it attends; rng as for `attention`.
+        """The clusters in which it attends; masks and rng as for `attention`.
 
         Raises:
             ValueError: it has none, or shapes do not fit.
@@ -167,8 +175,16 @@ class Clustered(Method):
     """A method that attends inside clusters: `parts` says in which, and what counts outside."""
 
     @abc.abstractmethod
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
-        """What it attends with. query and key have as many heads, and come without gradients."""
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
+        """What it attends with. query and key have as many heads, and come without gradients.
+
+        query_mask is handed over only where it is not None: its queries take no slots.
+        """
+
+    def check_causal(self, num_queries: int) -> None:
+        """Raises ValueError if its clusters of so many queries depend on later tokens."""
 
     @classmethod
     def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -185,11 +201,14 @@ class Clustered(Method):
         rng: Array,
         scale: float | Array,
         is_causal: bool,
+        query_mask: Array | None = None,
     ) -> tuple[Array, Array]:
         """See `Method`."""
-        parts = self.parts_for(query, key, mask, rng)
+        parts = self.parts_for(query, key, mask, rng, query_mask)
         if parts.far_field is not None:
-            parts.far_field.check(query.shape[-1], scale=scale, is_causal=is_causal, window=parts.window)
+            parts.far_field.check(query.shape[-1], is_causal=is_causal, window=parts.window)
+        if is_causal:
+            self.check_causal(query.shape[-3])
         return attend_in_clusters(
             query,
             key,
@@ -211,12 +230,48 @@ class Clustered(Method):
         mask: Bool[Array, "*#B #N 1 S"] | None = None,
         *,
         rng: Key[Array, ""] | None = None,
+        query_mask: Bool[Array, "*#B #N 1 T"] | None = None,
     ) -> Clustering:
         """See `Method`."""
-        check_arguments(query, key, key, mask)
-        return self.parts_for(query, key, mask, rng_of(rng)).clustering
+        check_arguments(query, key, key, mask, query_mask)
+        query, key, _ = without_masked(query, key, key, mask, query_mask)
+        return self.parts_for(query, key, mask, rng_of(rng), query_mask).clustering
 
-    def parts_for(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
-        """The parts for arguments that have been checked, with as many or fewer key heads."""
+    def parts_for(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
+        """The parts for arguments that have been checked, with as many or fewer key heads.
+
+        query and key are zero where they are masked.
+        """
         query, key = jax.lax.stop_gradient((query, key))
-        return self.parts(query, repeat_heads(key, query.shape[-2]), mask, rng)
+        options = {} if query_mask is None else {"query_mask": query_mask}
+        return self.parts(query, repeat_heads(key, query.shape[-2]), mask, rng, **options)
+
+
+class ContentBased(Clustered):
+    """A clustered method whose clusters depend on what all tokens hold, later ones too.
+
+    clusters_see_future: a field of each: allow it to be causal all the same. Then no query sees a later key,
+        but with which of the earlier ones it shares a cluster depends on all tokens: fine for texts that are
+        given as a whole, wrong for training or sampling a model that predicts what comes next.
+    """
+
+    cluster_size: int
+    clusters_see_future: bool
+
+    def __repr__(self) -> str:
+        """As of any dataclass, but for clusters_see_future, which is shown where it is set."""
+        shown = [of.name for of in dataclasses.fields(self) if of.name != "clusters_see_future"]
+        shown += ["clusters_see_future"] * self.clusters_see_future
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    def check_causal(self, num_queries: int) -> None:
+        """See `Clustered`. One cluster holds every token in any case."""
+        if num_queries > self.cluster_size and not self.clusters_see_future:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} cannot be causal: its clusters are cut from all tokens, so that what a query sees "
+                "depends on later ones. Take Local, Performer, Scatterbrain(window=...) or Dense; or allow "
+                f"it by {name}(clusters_see_future=True): later keys are hidden, but the clusters leak."
+            )

@@ -12,22 +12,23 @@ from smyrf_jax.budget import Cost, Problem, clustered_cost, window_cost
 from smyrf_jax.checks import check_even, check_positive
 from smyrf_jax.clustering.smyrf import smyrf_clusters
 from smyrf_jax.far_field import Features, orthogonal_projection
-from smyrf_jax.floats import finite_min
+from smyrf_jax.floats import finite_min, float32_at_least
 from smyrf_jax.methods.local import neighbours
-from smyrf_jax.methods.method import Clustered, Method, Parts
+from smyrf_jax.methods.method import ContentBased, Method, Parts
 from smyrf_jax.rows import repeat_heads
 
 
-@dataclasses.dataclass(frozen=True)
-class Scatterbrain(Clustered):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Scatterbrain(ContentBased):
     """Exact inside SMYRF's clusters or a local window, positive random features outside; each key once.
 
-    Unbiased before it is normalised. May be causal.
+    Unbiased before it is normalised. With a window it may be causal.
 
     num_hashes: R, hash rounds.
     cluster_size: C, queries a cluster.
     num_features: of each query and key; even.
     window: keys of a local window that takes the place of the hashed clusters; None: there is none.
+    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: a number is not positive, or num_features is odd.
@@ -39,6 +40,7 @@ class Scatterbrain(Clustered):
     cluster_size: int = 64
     num_features: int = 64
     window: int | None = None
+    clusters_see_future: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_positive(num_hashes=self.num_hashes, cluster_size=self.cluster_size)
@@ -46,14 +48,23 @@ class Scatterbrain(Clustered):
         if self.window is not None:
             check_positive(window=self.window)
 
-    def parts(self, query: Array, key: Array, mask: Array | None, rng: Array) -> Parts:
+    def parts(
+        self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None
+    ) -> Parts:
         """See `Clustered`."""
         rng_clusters, rng_features = jax.random.split(rng)
         features = features_of(rng_features, self.num_features, query)
         if self.window is not None:
             return Parts(neighbours(query, key, self.window), features, window=self.window)
-        clustering = smyrf_clusters(query, key, mask, rng_clusters, self.num_hashes, self.cluster_size)
+        clustering = smyrf_clusters(
+            query, key, mask, query_mask, rng_clusters, self.num_hashes, self.cluster_size
+        )
         return Parts(clustering, features, complete=True)
+
+    def check_causal(self, num_queries: int) -> None:
+        """See `Clustered`. Windows see nothing later."""
+        if self.window is None:
+            super().check_causal(num_queries)
 
     def cost_of(self, problem: Problem) -> Cost:
         """Of the clusters, or the window, and the features."""
@@ -103,11 +114,12 @@ class Performer(Method):
         rng: Array,
         scale: float | Array,
         is_causal: bool,
+        query_mask: Array | None = None,
     ) -> tuple[Array, Array]:
-        """See `Method`."""
+        """See `Method`. Of a masked query nothing depends."""
         key, value = (repeat_heads(array, query.shape[-2]) for array in (key, value))
         features = features_of(rng, self.num_features, query)
-        features.check(query.shape[-1], scale=scale, is_causal=is_causal, window=None)
+        features.check(query.shape[-1], is_causal=is_causal, window=None)
         found = features.estimates(query, key, value, None, mask, scale=scale, is_causal=is_causal)
         logsumexp = found.logsumexp
         logsumexp = jnp.where(logsumexp > finite_min(logsumexp.dtype), logsumexp, -jnp.inf)
@@ -127,7 +139,7 @@ class Performer(Method):
 
 def features_of(rng: Array, num_features: int, query: Array) -> Features:
     """Features of queries like these, drawn by rng."""
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = float32_at_least(query.dtype)
     return Features(orthogonal_projection(rng, num_features // 2, query.shape[-1], dtype))
 
 

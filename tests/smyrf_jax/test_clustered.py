@@ -56,7 +56,7 @@ def test_query_heads_may_share_key_heads(is_causal):
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
 
-    for method in (Smyrf(2, 4), Dense()):
+    for method in (Smyrf(2, 4, clusters_see_future=True), Dense()):
         chex.assert_trees_all_close(run(method, 1), run(method, 3), rtol=1e-5, atol=1e-5)
 
 
@@ -84,7 +84,8 @@ def test_second_derivatives_equal_the_reference_and_forward_mode_raises():
 
 def test_causal_rows_see_no_later_key():
     query, key, value = arrays_of((1, 12, 12, 2, 4, 4))
-    attend = jax.jit(functools.partial(smyrf_attention, num_hashes=2, cluster_size=4, is_causal=True))
+    options = {"num_hashes": 2, "cluster_size": 4, "is_causal": True, "clusters_see_future": True}
+    attend = jax.jit(functools.partial(smyrf_attention, **options))
     output, jacobian = (
         function(value)
         for function in (

@@ -1,5 +1,6 @@
 """as_attention_fn inside Flax's own multi-head attention, linen and nnx."""
 
+import dataclasses
 import functools
 
 import chex
@@ -118,8 +119,9 @@ def test_nnx_draws_from_the_stream_hashing():
 
 def test_causal_attention_is_asked_for_by_an_option_or_by_nnx():
     inputs = inputs_of()
-    model = NNX(as_attention_fn(CLUSTERED, is_causal=True, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
-    asked = NNX(as_attention_fn(CLUSTERED, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
+    leaking = dataclasses.replace(CLUSTERED, clusters_see_future=True)
+    model = NNX(as_attention_fn(leaking, is_causal=True, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
+    asked = NNX(as_attention_fn(leaking, rngs=nnx.Rngs(hashing=0)), nnx.Rngs(0))
     output = model(inputs)
     chex.assert_trees_all_close(asked.layer(inputs, is_causal=True), output, rtol=1e-6)
     changed = model.layer(inputs.at[:, -1].set(5.0))

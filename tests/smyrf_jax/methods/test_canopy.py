@@ -1,5 +1,7 @@
 """The recipe: exact near, estimated far, and the papers' attentions one argument away."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -34,14 +36,16 @@ def test_it_is_nearer_to_dense_than_smyrf_at_the_same_size():
 
 def test_without_means_what_lies_outside_does_not_count():
     query, key, value = arrays(1, 40, 2, 8)
-    output = run(query, key, value, method=Canopy(2, 8, means_per_cluster=0), is_causal=True)
+    trees = Canopy(2, 8, means_per_cluster=0, clusters_see_future=True)
+    output = run(query, key, value, method=trees, is_causal=True)
     np.testing.assert_allclose(output[:, 0], value[:, 0], atol=1e-6)
 
 
 def test_features_are_redrawn_by_the_key_and_can_be_causal():
     query, key, value = arrays(1, 40, 2, 8)
+    causal = dataclasses.replace(FEATURES, clusters_see_future=True)
     first, second = (
-        attention(query, key, value, method=FEATURES, rng=rng, is_causal=True)
+        attention(query, key, value, method=causal, rng=rng, is_causal=True)
         for rng in jax.random.split(jax.random.key(1))
     )
     assert np.max(np.abs(first - second)) > 1e-3

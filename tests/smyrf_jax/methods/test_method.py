@@ -24,7 +24,7 @@ from smyrf_jax import (
     method_from_config,
 )
 from smyrf_jax.diagnostics import captured_mass
-from smyrf_jax.methods import METHODS, Clustered
+from smyrf_jax.methods import METHODS, Clustered, ContentBased
 from tests.smyrf_jax.reference import arrays_of
 
 SMALL = {
@@ -111,14 +111,14 @@ def test_lengths_are_masks_and_padded_queries_are_zero(name):
 
     @jax.jit
     def run(mask, lengths):
-        options = {"mask": mask, "query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
-        return attention(query, key, value, method=method, return_residual=True, **options)
+        masks = {"mask": mask, "query_mask": mask}
+        lengths = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
+        return attention(query, key, value, method=method, return_residual=True, **masks, **lengths)
 
     expected, residual = run(mask, None)
     output, logsumexp = run(None, lengths)
-    np.testing.assert_array_equal(output[0], expected[0])
-    np.testing.assert_array_equal(output[1, :15], expected[1, :15])
-    np.testing.assert_array_equal(logsumexp[1, :15], residual[1, :15])
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(logsumexp, residual)
     np.testing.assert_array_equal(output[1, 15:], 0)
     np.testing.assert_array_equal(logsumexp[1, 15:], -jnp.inf)
 
@@ -199,6 +199,10 @@ def test_settings_without_meaning_are_refused_when_they_are_made(name, fields, m
 def test_causal_weights_sum_to_one_and_see_no_later_key(name):
     query, key, _ = arrays_of((1, 90, 90, 1, 4, 4))
     method, eye = SMALL[name], jnp.eye(90)[None, :, None]
+    if isinstance(method, ContentBased) and name != "scatterbrain with a window":
+        with pytest.raises(ValueError, match=f"{type(method).__name__}.* cannot be causal"):
+            attention(query, key, eye, method=method, is_causal=True)
+        method = dataclasses.replace(method, clusters_see_future=True)
     attend = jax.jit(lambda *arrays: attention(*arrays, method=method, is_causal=True))
     if name == "canopy":
         with pytest.raises(ValueError, match="Canopy and Centroids cannot be causal"):
@@ -232,12 +236,14 @@ def test_a_learned_scale_and_shared_arrays_inside_shard_map(name):
     query, key, value = arrays_of((8, 16, 16, 1, 3, 3))
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     batch, same = jax.sharding.PartitionSpec("batch"), jax.sharding.PartitionSpec()
-    is_causal = name != "canopy"
+    is_causal, method = name != "canopy", SMALL[name]
+    if isinstance(method, ContentBased):
+        method = dataclasses.replace(method, clusters_see_future=True)
 
     def slopes(query, key, value, scale):
         def loss(key, scale):
             keys = jnp.broadcast_to(key, (len(query), *key.shape[1:]))
-            output = attention(query, keys, value, method=SMALL[name], scale=scale, is_causal=is_causal)
+            output = attention(query, keys, value, method=method, scale=scale, is_causal=is_causal)
             return jnp.sum(jnp.sin(output))
 
         return jax.grad(loss, argnums=(0, 1))(key, scale)
