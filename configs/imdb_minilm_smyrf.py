@@ -2,7 +2,8 @@
 
 Paper: SMYRF (arXiv:2010.05315), section 4.2: BERT and RoBERTa at 512 tokens and half the memory, each tested
 with the attention it was trained with and with the other. Here it is the 6-layer MiniLM that a Python package
-carries, on a small part of the texts, so that two CPU cores train it in minutes.
+carries, on a small part of the texts, so that two CPU cores train it in minutes. A batch holds texts of about
+one length, padded to 32, 64, 128, 256 or 512 tokens; at 512 there are half of the dense pairs.
 
 Command: python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py
   RoBERTa: --config.init=/path/to/roberta-base --config.data.train_size=0 --config.epochs=3 (not run)
@@ -29,12 +30,12 @@ def get_config() -> ConfigDict:
             },
             "data": {
                 "source": "imdb",  # imdb, glue
-                "path": "",  # of GLUE's folder, or of another CSV file of reviews
+                "path": "",  # of GLUE's folder, or (imdb) of a CSV file with text and label: 0, 1, ...
                 "task": "",  # of GLUE
-                "length": 512,
-                "train_size": 2400,  # 0: all
+                "length": 512,  # tokens of a text at most
+                "train_size": 800,  # 0: all
                 "validation_size": 128,  # 0: none
-                "test_size": 1000,  # 0: all
+                "test_size": 500,  # 0: all
             },
             "optimizer": {"learning_rate": 1e-4, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0},
             "evaluate": {"every": 25, "batch_size": 16},

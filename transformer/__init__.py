@@ -1,6 +1,7 @@
 """Encoders with pretrained weights, with the attention of any method of smyrf_jax."""
 
-from transformer.encoder import Classifier, Encoder, EncoderConfig
+from transformer.classifier import Classifier
+from transformer.encoder import Encoder, EncoderConfig
 from transformer.pretrained import load_encoder, load_vision
 from transformer.vision import VisionConfig, VisionTransformer
 

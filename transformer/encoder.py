@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 import smyrf_jax
 from smyrf_jax import Dense, Method
@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 class EncoderConfig:
     """The fields of a Hugging Face config.json that the encoder reads.
 
-    model_type: "bert" or "roberta".
+    model_type: "bert", or "roberta" for all that are built as RoBERTa is.
     pad_token_id: of RoBERTa, whose positions start one above it.
     """
 
@@ -63,7 +63,11 @@ class EncoderConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EncoderOutput:
-    """tokens: [B, T, H], of the last layer; first: [B, H], the first token's; pooled: [B, H] or None."""
+    """What an encoder makes of texts.
+
+    tokens: [B, T, H], of the last layer; without meaning where there is padding. first: [B, H], the first
+    token's that is no padding. pooled: [B, H], made of it, or None.
+    """
 
     tokens: Any
     first: Any
@@ -74,14 +78,51 @@ def attention_by_layer(attention: Method | Sequence[Method], num_layers: int) ->
     """One method for all layers, or one a layer, as one a layer.
 
     Raises:
-        ValueError: there are not as many as layers.
+        ValueError: these are no methods, or not as many as layers.
     """
-    layers = (attention,) * num_layers if isinstance(attention, Method) else tuple(attention)
+    several = isinstance(attention, Sequence) and not isinstance(attention, str)
+    layers: tuple[Any, ...] = tuple(attention) if several else (attention,) * num_layers  # type: ignore[arg-type]
+    strange = [layer for layer in layers if not isinstance(layer, Method)]
+    if strange:
+        raise ValueError(
+            f"attention should be a Method such as Canopy(), or one of each of {num_layers} layers, but got "
+            f"{strange[0]!r}. smyrf_jax.method_from_config makes one from a name."
+        )
     if len(layers) != num_layers:
         raise ValueError(
             f"attention should be one, or one of each of {num_layers} layers, but got {len(layers)}."
         )
     return layers
+
+
+def check_inputs(config: EncoderConfig, tokens: Any, kept: Any = None, token_types: Any = None) -> None:
+    """Raises ValueError unless shapes are one [B, T], and each token and token type has a row in its table.
+
+    It names those that have none. Values that are being traced, as under jit, or that lie in other processes
+    pass: their vectors are NaN.
+    """
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens should be [B, T], but got shape {tokens.shape}.")
+    for name, array in (("kept", kept), ("token_types", token_types)):
+        if array is not None and array.shape != tokens.shape:
+            raise ValueError(f"{name} should be {tokens.shape} as tokens are, but is {array.shape}.")
+    if kept is not None and kept.dtype != bool:
+        raise ValueError(f"kept should be boolean (True keeps a token), but is {kept.dtype}.")
+    for name, array, field in (
+        ("tokens", tokens, "vocab_size"),
+        ("token_types", token_types, "type_vocab_size"),
+    ):
+        if array is None or isinstance(array, jax.core.Tracer):
+            continue
+        if isinstance(array, jax.Array) and not array.is_fully_addressable:
+            continue
+        size, values = getattr(config, field), np.asarray(array)
+        strange = np.unique(values[(values < 0) | (values >= size)])
+        if strange.size:
+            shown = ", ".join(map(str, strange[:5])) + (", ..." if strange.size > 5 else "")
+            raise ValueError(
+                f"{name} should be 0 .. {size - 1}, for the checkpoint's {field} is {size}, but got {shown}."
+            )
 
 
 class Residual(nn.Module):
@@ -99,7 +140,8 @@ class Residual(nn.Module):
 class SelfAttention(nn.Module):
     """Heads of queries, keys and values, and the attention; sows "queries", "keys", "values", "attended".
 
-    config: has hidden_size and num_attention_heads.
+    config: has hidden_size and num_attention_heads. The mask [B, 1, 1, T] is of keys and of queries: what it
+    leaves out gets zeros.
     """
 
     config: Any
@@ -114,7 +156,9 @@ class SelfAttention(nn.Module):
             projected = nn.Dense(self.config.hidden_size, name=name)(hidden)
             arrays.append(projected.reshape(*hidden.shape[:-1], heads, width))
             self.sow("intermediates", sown, arrays[-1])
-        output: Any = smyrf_jax.attention(*arrays, method=self.attention, mask=mask, rng=hashing_rng(self))
+        # One array as both masks: a method then knows that queries and keys are padded alike.
+        masks: dict[str, Any] = {"mask": mask, "query_mask": mask}
+        output: Any = smyrf_jax.attention(*arrays, method=self.attention, rng=hashing_rng(self), **masks)
         self.sow("intermediates", "attended", output)
         return output.reshape(hidden.shape)
 
@@ -153,20 +197,21 @@ class Embeddings(nn.Module):
     config: EncoderConfig
 
     @nn.compact
-    def __call__(
-        self, tokens: Array, kept: Array | None, token_types: Array | None, deterministic: bool
-    ) -> Array:
+    def __call__(self, tokens: Array, token_types: Array | None, deterministic: bool) -> Array:
         config = self.config
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape)
         if config.model_type == "roberta":
-            # Counts tokens that are not padding; padding has the row of the padding token.
-            real = tokens != config.pad_token_id if kept is None else kept
+            # Counts tokens that are not padding, whatever is masked; padding has the padding token's row.
+            real = tokens != config.pad_token_id
             positions = jnp.where(real, jnp.cumsum(real, axis=-1), 0) + config.pad_token_id
         types = jnp.zeros_like(tokens) if token_types is None else token_types
         embed = functools.partial(nn.Embed, features=config.hidden_size)
         hidden = embed(config.vocab_size, name="word_embeddings")(tokens)
         hidden += embed(config.max_position_embeddings, name="position_embeddings")(positions)
         hidden += embed(config.type_vocab_size, name="token_type_embeddings")(types)
+        known = (tokens >= 0) & (tokens < config.vocab_size) & (types >= 0) & (types < config.type_vocab_size)
+        # Flax counts -1 from a table's end, and takes the only row of a table for any number.
+        hidden = jnp.where(known[..., None], hidden, jnp.nan)
         hidden = nn.LayerNorm(config.layer_norm_eps, name="LayerNorm")(hidden)
         return nn.Dropout(config.hidden_dropout_prob)(hidden, deterministic)
 
@@ -215,6 +260,10 @@ class Encoder(nn.Module):
     ) -> EncoderOutput:
         """Encodes a batch.
 
+        A padded text has, at the places that are kept, what it has alone. Positions are those of Hugging
+        Face. BERT's are places, padding included, so that it wants padding on the right. RoBERTa's count the
+        tokens that are not pad_token_id, so that padding with that token may stand on either side.
+
         Args:
             tokens: [B, T] token numbers.
             kept: [B, T], False for padding; None keeps all.
@@ -222,9 +271,12 @@ class Encoder(nn.Module):
             deterministic: False drops out hidden units, by the rng collection "dropout".
 
         Raises:
-            ValueError: there are more tokens than positions, or attentions do not fit the layers.
+            ValueError: shapes differ, there are more tokens than positions, a token or token type is in no
+                table, or attentions do not fit the layers. Under jit, where tokens have no values yet, what
+                is in no table gives NaN instead (`check_inputs` looks before).
         """
         config = self.config
+        check_inputs(config, tokens, kept, token_types)
         tokens = jnp.asarray(tokens)
         padding = None if kept is None else jnp.asarray(kept)
         types = None if token_types is None else jnp.asarray(token_types)
@@ -234,49 +286,15 @@ class Encoder(nn.Module):
                 f"it with max_length={tokens.shape[-1]} to interpolate them."
             )
         layers = attention_by_layer(self.attention, config.num_hidden_layers)
-        hidden = Embeddings(config, name="embeddings")(tokens, padding, types, deterministic)
+        hidden = Embeddings(config, name="embeddings")(tokens, types, deterministic)
         mask = None if padding is None else padding[:, None, None, :]
         hidden = Layers(config, layers, name="encoder")(hidden, mask, deterministic)
-        first = hidden[:, 0]
+        first = hidden[:, 0] if padding is None else _first_of(hidden, padding)
         pooled = Pooler(config, name="pooler")(first) if self.has_pooler else None
         return EncoderOutput(hidden, first, pooled)
 
 
-class Classifier(nn.Module):
-    """An encoder and a head: BERT's, on the pooled output, or RoBERTa's, on the first token.
-
-    encoder: whose weights are at "bert" or "roberta", as in checkpoints.
-    num_labels: classes, or 1 for a number.
-    """
-
-    config: EncoderConfig
-    num_labels: int
-    attention: Method | Sequence[Method] = Dense()
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: Int[Array | np.ndarray, "B T"],
-        kept: Bool[Array | np.ndarray, "B T"] | None = None,
-        token_types: Int[Array | np.ndarray, "B T"] | None = None,
-        *,
-        deterministic: bool = True,
-    ) -> Float[Array, "B K"]:
-        """Logits [B, num_labels]. Arguments as for `Encoder`."""
-        roberta = self.config.model_type == "roberta"
-        encoder = Encoder(self.config, self.attention, has_pooler=not roberta, name=self.config.model_type)
-        output = encoder(tokens, kept, token_types, deterministic=deterministic)
-        dropout = nn.Dropout(self.config.hidden_dropout_prob, deterministic=deterministic)
-        if roberta:
-            return ClassificationHead(self.config, self.num_labels, name="classifier")(output.first, dropout)
-        return nn.Dense(self.num_labels, name="classifier")(dropout(output.pooled))
-
-
-class ClassificationHead(nn.Module):
-    config: EncoderConfig
-    num_labels: int
-
-    @nn.compact
-    def __call__(self, first: Array, dropout: Callable[[Array], Array]) -> Array:
-        hidden = jnp.tanh(nn.Dense(self.config.hidden_size, name="dense")(dropout(first)))
-        return nn.Dense(self.num_labels, name="out_proj")(dropout(hidden))
+def _first_of(hidden: Array, kept: Array) -> Array:
+    """[B, H], of each text's first place that is kept."""
+    places = jnp.argmax(kept, axis=-1)[:, None, None]
+    return jnp.take_along_axis(hidden, places, axis=1)[:, 0]

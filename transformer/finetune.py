@@ -22,15 +22,17 @@ import optax
 from jax import Array
 from jaxtyping import Key, PyTree
 
-from smyrf_jax import method_from_config
+from smyrf_jax import Method, method_from_config
 from training import command, loop
 from training.curves import save_curves
 from training.parallel import AXIS, replicated_step
 from training.writers import MetricWriter
-from transformer.encoder import Classifier
-from transformer.glue import METRICS
+from transformer.buckets import Encoded, batches, encode
+from transformer.classifier import Classifier
+from transformer.encoder import check_inputs
+from transformer.glue import METRICS, Examples
 from transformer.pretrained import load_encoder
-from transformer.texts import Encoded, Splits, batches, encode, open_texts
+from transformer.texts import Splits, check_labels, open_texts
 from transformer.weights import folder_of
 
 
@@ -46,9 +48,19 @@ def build_optimizer(optimizer: Mapping[str, float], num_steps: int) -> optax.Gra
     """AdamW, with a warmup and a linear decay to zero at num_steps, and gradients clipped by norm.
 
     optimizer: learning_rate, warmup (part of the steps), weight_decay (kernels and embeddings alone), clip.
+
+    Raises:
+        ValueError: warmup is no part of the steps.
     """
+    if not 0 <= optimizer["warmup"] <= 1:
+        raise ValueError(
+            f"config.optimizer.warmup should be a part of the steps, 0 .. 1, but is {optimizer['warmup']}."
+        )
     warmup = round(optimizer["warmup"] * num_steps)
-    rate = optax.schedules.warmup_constant_schedule(0.0, optimizer["learning_rate"], warmup)
+    # Without steps a warmup of optax never ends: its rate stays 0.
+    rate = optax.schedules.constant_schedule(optimizer["learning_rate"])
+    if warmup:
+        rate = optax.schedules.warmup_constant_schedule(0.0, optimizer["learning_rate"], warmup)
     decay = optax.schedules.linear_schedule(1.0, 0.0, num_steps - warmup, warmup)
 
     def decayed(params: PyTree) -> PyTree:
@@ -101,14 +113,16 @@ def metrics_of(
 ) -> dict[str, float]:
     """The metrics of a model on texts, without dropout. Its method draws the same every time."""
     apply = _apply(model)
+    order = np.argsort(encoded.widths(), kind="stable")
     parts = []
-    for start in range(0, len(encoded.labels), batch_size):
-        rows = [array[start : start + batch_size] for array in encoded[:3]]
-        size = len(rows[0])
-        # The last batch is filled up: one compilation.
-        filled = [np.pad(row, ((0, batch_size - size), (0, 0)), mode="edge") for row in rows]
-        parts.append(np.asarray(apply(params, *filled))[:size])
-    logits = np.concatenate(parts)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        # The last batch is filled up: a width is compiled once.
+        *inputs, _ = encoded.batch(np.resize(rows, batch_size))
+        parts.append(np.asarray(apply(params, *inputs))[: len(rows)])
+    sorted_logits = np.concatenate(parts)
+    logits = np.empty_like(sorted_logits)
+    logits[order] = sorted_logits
     predicted = logits[:, 0] if logits.shape[-1] == 1 else np.argmax(logits, axis=-1)
     return {name: METRICS[name](predicted, encoded.labels) for name in metrics}
 
@@ -133,6 +147,23 @@ def splits_of(config: ml_collections.ConfigDict) -> Splits:
     return open_texts(**options)
 
 
+def methods_of(config: ml_collections.ConfigDict) -> dict[str, Method]:
+    """The attentions that a config names.
+
+    Raises:
+        ValueError: one of them is not the name and the fields of a method.
+    """
+    methods = {}
+    for name, options in config.attentions.to_dict().items():
+        if not isinstance(options, Mapping) or "name" not in options:
+            raise ValueError(
+                f"config.attentions.{name} should be the name and fields of a method, such as "
+                f"{{'name': 'canopy'}}, but is {options!r}."
+            )
+        methods[name] = method_from_config(**options)
+    return methods
+
+
 class FinetuneTask(loop.Task):
     """A classifier's training; at intervals it is tried on the validation texts, and tested at the end."""
 
@@ -147,13 +178,13 @@ class FinetuneTask(loop.Task):
         devices: Sequence[jax.Device],
     ):
         self._config, self._workdir, self._devices = config, workdir, devices
+        check_labels(splits)
         self._splits, self._notes = splits, list(splits.notes)
-        length = config.data.length
-        self._pretrained = load_encoder(folder_of(config.init), max_length=length)
-        if self._pretrained.tokenizer is None:
+        self._pretrained = load_encoder(folder_of(config.init), max_length=config.data.length)
+        tokenizer, encoder = self._pretrained.tokenizer, self._pretrained.encoder.config
+        if tokenizer is None:
             raise FileNotFoundError(f"--config.init={config.init}: tokenizer.json is missing.")
-        encoder = self._pretrained.encoder.config
-        methods = {name: method_from_config(**of) for name, of in config.attentions.to_dict().items()}
+        methods = methods_of(config)
         if config.attention not in methods:
             raise ValueError(
                 f"config.attention should be one of config.attentions, {sorted(methods)}, but is "
@@ -162,10 +193,10 @@ class FinetuneTask(loop.Task):
         num_labels = self._splits.num_labels
         self._tests = {name: Classifier(encoder, num_labels, method) for name, method in methods.items()}
         self._model = self._tests[config.attention]
-        self._encode = functools.partial(
+        self._tokens_of = functools.partial(
             encode,
-            self._pretrained.tokenizer,
-            length=length,
+            tokenizer,
+            length=config.data.length,
             pad=encoder.pad_token_id,
             num_types=encoder.type_vocab_size,
         )
@@ -187,6 +218,12 @@ class FinetuneTask(loop.Task):
         # A part that the checkpoint has not, or the classifier, keeps or loses its fresh weights.
         known = {part: self._pretrained.params.get(part, fresh) for part, fresh in state.params[name].items()}
         return state.replace(params=state.params | {name: jax.tree.map(np.asarray, known)})
+
+    def _encode(self, examples: Examples) -> Encoded:
+        encoded = self._tokens_of(examples)
+        # Here, where they have values: the compiled step does not know them.
+        check_inputs(self._model.config, *encoded[:3])
+        return encoded
 
     def batches(self, start: int) -> Iterator[Encoded]:
         num_local = len(self._devices)
@@ -263,9 +300,13 @@ def train(
     """
     workdir = os.path.abspath(workdir)
     devices = list(devices or jax.local_devices())
-    if config.batch_size < 1:
-        raise ValueError(f"config.batch_size must be positive, got {config.batch_size}.")
+    sizes = {"batch_size": config.batch_size, "evaluate.batch_size": config.evaluate.batch_size}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"config.{name} must be positive, got {size}.")
     splits = splits_of(config)
+    if config.seed < 0:
+        raise ValueError(f"config.seed must not be negative, got {config.seed}.")
     if not config.num_steps:
         config = config.copy_and_resolve_references()
         config.num_steps = round(config.epochs * len(splits.train.labels) / texts_per_step(config, devices))

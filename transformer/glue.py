@@ -94,19 +94,40 @@ def task_of(name: str) -> GlueTask:
     return TASKS[name]
 
 
+def read_utf8(path: pathlib.Path) -> str:
+    """A file's text, with its own ends of lines and without a mark of the encoding at its beginning.
+
+    Raises:
+        ValueError: it is not UTF-8, or no text; names the line.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, found = content.count(b"\n", 0, error.start) + 1, content[error.start : error.end]
+        raise ValueError(
+            f"{path}, line {line}: {found!r} is not UTF-8; save the file in that encoding."
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path}, line {line}: there is a NUL character; save the file as text in UTF-8.")
+    return text
+
+
 def read_tsv(path: pathlib.Path, task: GlueTask) -> tuple[Examples, int]:
     """A file as GLUE distributes it, and how many of its lines were cut short and left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, or a label is none of the task's; names the line.
+        ValueError: a column is missing, there are no examples, or a label is none of the task's; names the
+            line.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: --config.data.path should be the folder of GLUE's folders, one a task."
         )
     # Tabs alone separate: quotes are text, and so are other ends of lines than this.
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").strip("\n").split("\n")]
+    lines = [line.split("\t") for line in read_utf8(path).rstrip("\r\n").split("\n")]
     lines = [[*line[:-1], line[-1].removesuffix("\r")] for line in lines]
     columns = (*task.texts, task.label)
     first = 1
@@ -125,9 +146,18 @@ def read_tsv(path: pathlib.Path, task: GlueTask) -> tuple[Examples, int]:
             continue
         *parts, label = (line[place] for place in places)
         try:
-            labels.append(task.classes.index(label) if task.classes else float(label))
+            labels.append(task.classes.index(label) if task.classes else _number(label))
         except ValueError as error:
             wanted = f"one of {task.classes}" if task.classes else "a number"
             raise ValueError(f"{path}, line {number}: the label {label!r} is not {wanted}.") from error
         texts.append(tuple(parts))
+    if not texts:
+        raise ValueError(f"{path} has no examples; {short} lines are cut short.")
     return Examples(texts, np.array(labels, np.int32 if task.classes else np.float32)), short
+
+
+def _number(label: str) -> float:
+    number = float(label)
+    if not np.isfinite(number):
+        raise ValueError(label)
+    return number

@@ -1,11 +1,10 @@
 """Encoders of texts and images from the checkpoints that people have."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,10 @@ import tokenizers
 from smyrf_jax import Dense, Method
 from transformer.encoder import ACTIVATIONS, Encoder, EncoderConfig
 from transformer.vision import VisionConfig, VisionTransformer
-from transformer.weights import file_of, params_of, read_onnx, read_weights
+from transformer.weights import params_of, read_json, read_onnx, read_weights
 
-_ARCHITECTURES = ("bert", "roberta")
+# What config.json calls a model, and how it is built; tensors have the latter as a prefix.
+_ARCHITECTURES = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta", "camembert": "roberta"}
 # Tensors of a checkpoint that are no part of an encoder: heads, and buffers of counted positions.
 _NOT_OF_ENCODERS = re.compile(
     r"(cls|lm_head|classifier|qa_outputs)\.|embeddings\.(position_ids|token_type_ids)$"
@@ -39,17 +39,21 @@ def load_encoder(
     attention: Method | Sequence[Method] = Dense(),  # noqa: B008
     max_length: int | None = None,
 ) -> Pretrained:
-    """Reads a BERT or RoBERTa checkpoint.
+    """Reads a BERT or RoBERTa checkpoint; XLM-RoBERTa and CamemBERT are RoBERTa.
 
     Args:
-        folder: with config.json, model.safetensors and, if texts are to be read, tokenizer.json.
+        folder: with config.json, model.safetensors (or its shards and their index) and, if texts are to be
+            read, tokenizer.json.
         attention: of all layers, or one a layer.
         max_length: tokens; when the checkpoint has fewer positions, its table is interpolated linearly.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the architecture is unknown, or a tensor is missing, left over or of another shape.
+        ValueError: the architecture is unknown, a file cannot be read, a tensor is missing, left over or of
+            another shape, or attention or max_length is not what it should be.
     """
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length should be a number of tokens, but got {max_length}.")
     config = read_config(folder)
     weights = read_weights(folder)
     has_pooler = any("pooler." in name for name in weights)
@@ -58,12 +62,20 @@ def load_encoder(
     if max_length is not None and max_length > config.longest:
         config, params = with_longer_positions(config, params, max_length)
         encoder = encoder.clone(config=config)
-    tokenizer = None
-    if (pathlib.Path(folder) / "tokenizer.json").exists():
-        tokenizer = tokenizers.Tokenizer.from_file(str(pathlib.Path(folder) / "tokenizer.json"))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-    return Pretrained(encoder, params, tokenizer)
+    return Pretrained(encoder, params, _read_tokenizer(pathlib.Path(folder) / "tokenizer.json"))
+
+
+def _read_tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer | None:
+    """The tokenizer of a file, which neither cuts nor pads; None where there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # it has no other kind
+        raise ValueError(f"{path} cannot be read as a tokenizer: {error}.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def read_config(folder: str | os.PathLike) -> EncoderConfig:
@@ -73,9 +85,9 @@ def read_config(folder: str | os.PathLike) -> EncoderConfig:
         FileNotFoundError: there is none.
         ValueError: the architecture, an activation or kind of positions is unknown, or a field is missing.
     """
-    path = file_of(folder, "config.json")
-    fields = json.loads(path.read_text())
-    known = {
+    path, fields = pathlib.Path(folder) / "config.json", read_json(folder, "config.json")
+    fields = {name: value for name, value in fields.items() if value is not None}
+    known: dict[str, Collection[str]] = {
         "model_type": _ARCHITECTURES,
         "hidden_act": ACTIVATIONS,
         "position_embedding_type": ("absolute",),
@@ -84,16 +96,25 @@ def read_config(folder: str | os.PathLike) -> EncoderConfig:
         value = fields.get(name, "absolute" if name == "position_embedding_type" else None)
         if value not in values:
             raise ValueError(f"{path}: {name} should be one of {sorted(values)}, but is {value!r}.")
-    try:
-        return EncoderConfig(
-            **{
-                field.name: fields[field.name]
-                for field in dataclasses.fields(EncoderConfig)
-                if field.name in fields or field.default is dataclasses.MISSING
-            }
+    fields["model_type"] = _ARCHITECTURES[fields["model_type"]]
+    if fields["model_type"] == "roberta":
+        fields.setdefault("pad_token_id", 1)
+    names = [field.name for field in dataclasses.fields(EncoderConfig)]
+    needed = [of.name for of in dataclasses.fields(EncoderConfig) if of.default is dataclasses.MISSING]
+    _check_fields(path, fields, needed)
+    return EncoderConfig(**{name: fields[name] for name in names if name in fields})
+
+
+def _check_fields(path: pathlib.Path, fields: Mapping[str, Any], needed: Sequence[str]) -> None:
+    """Raises ValueError unless a config has the fields, and its heads divide its width."""
+    missing = [name for name in needed if name not in fields]
+    if missing:
+        raise ValueError(f"{path}: the field {missing[0]!r} is missing.")
+    width, heads = fields["hidden_size"], fields["num_attention_heads"]
+    if width % heads:
+        raise ValueError(
+            f"{path}: num_attention_heads should divide hidden_size, but they are {heads} and {width}."
         )
-    except KeyError as error:
-        raise ValueError(f"{path}: the field {error} is missing.") from error
 
 
 def encoder_params(encoder: Encoder, weights: Mapping[str, Any]) -> Any:
@@ -108,7 +129,7 @@ def encoder_params(encoder: Encoder, weights: Mapping[str, Any]) -> Any:
 
 def _modern(name: str) -> str:
     """A tensor's name without the model's prefix, and with the layer norms' present names."""
-    name = re.sub(rf"^({'|'.join(_ARCHITECTURES)})\.", "", name)
+    name = re.sub(rf"^({'|'.join(_ARCHITECTURES.values())})\.", "", name)
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
@@ -160,8 +181,12 @@ def load_vision(
     images = jnp.zeros((1, config.patch_size, config.patch_size, 3))
     template = jax.eval_shape(lambda: encoder.init(jax.random.key(0), images))["params"]
     foreign = re.compile(r"classifier\.|embeddings\.mask_token$")
-    params = params_of(template, weights, str(config), lambda name: name.removeprefix("backbone."), foreign)
+    params = params_of(template, weights, str(config), _unprefixed, foreign)
     return PretrainedVision(encoder, params)
+
+
+def _unprefixed(name: str) -> str:
+    return re.sub(r"^(backbone|dinov2)\.", "", name)
 
 
 def _vision_config_of(weights: Mapping[str, Any], path: str | os.PathLike) -> VisionConfig:
@@ -177,14 +202,20 @@ def _vision_config_of(weights: Mapping[str, Any], path: str | os.PathLike) -> Vi
 
 
 def _read_vision_config(folder: str | os.PathLike) -> VisionConfig:
-    path = file_of(folder, "config.json")
-    fields = json.loads(path.read_text())
+    path, fields = pathlib.Path(folder) / "config.json", read_json(folder, "config.json")
     known = {"model_type": "dinov2", "hidden_act": "gelu", "qkv_bias": True, "use_swiglu_ffn": False}
     for name, value in known.items():
         if fields.get(name, value if name != "model_type" else None) != value:
             raise ValueError(f"{path}: {name} should be {value!r}, but is {fields.get(name)!r}.")
     names = [field.name for field in dataclasses.fields(VisionConfig)]
-    missing = [name for name in names if name not in fields]
-    if missing:
-        raise ValueError(f"{path}: the field {missing[0]!r} is missing.")
-    return VisionConfig(**{name: fields[name] for name in names})
+    _check_fields(path, fields, names)
+    sides = {name: _side(path, name, fields[name]) for name in ("image_size", "patch_size")}
+    return VisionConfig(**{name: fields[name] for name in names} | sides)
+
+
+def _side(path: pathlib.Path, name: str, value: Any) -> int:
+    """The side of a square, which a config gives as one number or as two that are equal."""
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    if not all(isinstance(side, int) and side == sides[0] > 0 for side in sides):
+        raise ValueError(f"{path}: {name} should be a number or two equal ones, but is {value!r}.")
+    return sides[0]

@@ -1,8 +1,6 @@
 """Pretrained encoders together with inputs on which to look at their attention."""
 
 import dataclasses
-import json
-import pathlib
 import pydoc_data.topics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,9 +16,10 @@ from PIL import Image
 
 from smyrf_jax import Method
 from training.photographs import middle_square, photograph
+from transformer.encoder import check_inputs
 from transformer.pretrained import load_encoder, load_vision
 from transformer.vision import normalised
-from transformer.weights import folder_of
+from transformer.weights import folder_of, read_json
 
 # Of fewer, the first ones are taken.
 _PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
@@ -77,7 +76,7 @@ def open_probe(model: str, length: int, count: int) -> Probe:
         ValueError: the checkpoint, the length or the count does not fit.
     """
     path = folder_of(model)
-    if path.suffix == ".onnx" or _model_type(path) == "dinov2":
+    if path.suffix == ".onnx" or read_json(path, "config.json").get("model_type") == "dinov2":
         vision = load_vision(path)
         side = round((length - 1) ** 0.5)
         if side**2 + 1 != length:
@@ -87,13 +86,9 @@ def open_probe(model: str, length: int, count: int) -> Probe:
     text = load_encoder(path, max_length=length)
     if text.tokenizer is None:
         raise FileNotFoundError(f"{path / 'tokenizer.json'} is missing.")
-    tokens = jnp.asarray(passages(text.tokenizer, length, count))
-    return Probe(text.encoder, text.params, tokens, length, "text")
-
-
-def _model_type(folder: pathlib.Path) -> str:
-    config = folder / "config.json"
-    return json.loads(config.read_text()).get("model_type", "") if config.exists() else ""
+    tokens = passages(text.tokenizer, length, count)
+    check_inputs(text.encoder.config, tokens)
+    return Probe(text.encoder, text.params, jnp.asarray(tokens), length, "text")
 
 
 def passages(tokenizer: tokenizers.Tokenizer, length: int, count: int) -> np.ndarray:
@@ -156,10 +151,13 @@ class Mixed(Method):
         rng: Array,
         scale: Any,
         is_causal: bool,
+        query_mask: Array | None = None,
     ) -> tuple[Array, Array]:
+        options: dict[str, Any] = {"rng": rng, "scale": scale, "is_causal": is_causal}
+        if query_mask is not None:
+            options["query_mask"] = query_mask
         chosen, other = (
-            method.attend(query, key, value, mask, rng=rng, scale=scale, is_causal=is_causal)
-            for method in (self.chosen, self.other)
+            method.attend(query, key, value, mask, **options) for method in (self.chosen, self.other)
         )
         heads = jnp.expand_dims(self.heads, tuple(range(query.ndim - 2)))  # [1, 1, N]
         return jnp.where(heads[..., None], chosen[0], other[0]), jnp.where(heads, chosen[1], other[1])

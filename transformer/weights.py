@@ -1,6 +1,8 @@
 """Tensors of checkpoint files, and parameters made of them."""
 
+import collections
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -8,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.flax
 
 from training.weights import from_tensors
@@ -19,6 +22,7 @@ PACKAGES = {
 }
 # Leaves of Flax's modules that checkpoints call "weight".
 _WEIGHT = ("kernel", "embedding", "scale")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def folder_of(model: str) -> pathlib.Path:
@@ -52,9 +56,69 @@ def file_of(folder: str | os.PathLike, name: str) -> pathlib.Path:
     return path
 
 
+def read_json(folder: str | os.PathLike, name: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint's folder.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it holds no JSON, or no fields.
+    """
+    path = file_of(folder, name)
+    try:
+        fields = json.loads(path.read_text("utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} should hold fields, as {{...}}, but holds {fields!r:.50}.")
+    return fields
+
+
 def read_weights(folder: str | os.PathLike) -> dict[str, Any]:
-    """The tensors of model.safetensors, by their names there."""
-    return safetensors.flax.load_file(file_of(folder, "model.safetensors"))
+    """The tensors of model.safetensors, or of the shards that its index names, by their names there.
+
+    Raises:
+        FileNotFoundError: there is neither, or a shard is missing.
+        ValueError: a file is not what it should be, a tensor is in two shards or not in the one that the
+            index names.
+    """
+    path = pathlib.Path(folder)
+    if (path / _WEIGHTS).exists():
+        return _tensors_of(path / _WEIGHTS)
+    if (path / _INDEX).exists():
+        return _sharded(path)
+    pickled = sorted(file.name for file in path.glob("pytorch_model*.bin"))
+    if pickled:
+        raise FileNotFoundError(
+            f"{path / _WEIGHTS} is missing. {pickled[0]} is there, a pickle, which is not read here. The "
+            f'packages torch and transformers convert it: python -c "import transformers; '
+            f"transformers.AutoModel.from_pretrained('{path}').save_pretrained('{path}')\""
+        )
+    return _tensors_of(file_of(path, _WEIGHTS))
+
+
+def _sharded(folder: pathlib.Path) -> dict[str, Any]:
+    index = folder / _INDEX
+    shard_of = read_json(folder, _INDEX).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise ValueError(f"{index}: weight_map should say of each tensor in which file it is.")
+    shards = sorted(set(shard_of.values()))
+    missing = [shard for shard in shards if not (folder / shard).exists()]
+    if missing:
+        raise FileNotFoundError(f"{index} names {', '.join(missing)}, which {folder} does not have.")
+    parts = {shard: _tensors_of(folder / shard) for shard in shards}
+    times = collections.Counter(name for part in parts.values() for name in part)
+    faults = [f"{name} is in {count} files" for name, count in times.items() if count > 1]
+    faults += [f"{name} is not in {of}" for name, of in shard_of.items() if name not in parts[of]]
+    if faults:
+        raise ValueError(f"{index} does not fit its files: {'; '.join(faults)}.")
+    return {name: tensor for part in parts.values() for name, tensor in part.items()}
+
+
+def _tensors_of(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return safetensors.flax.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}.") from error
 
 
 def read_onnx(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -118,8 +182,12 @@ def params_of(
         foreign: names of tensors that are no part of the model, and may be left over.
 
     Raises:
-        ValueError: a tensor is missing, left over, or of another shape; it names them all.
+        ValueError: a tensor is missing, left over, of another shape or there twice; it names them all.
     """
+    times = collections.Counter(map(modern, weights))
+    twice = sorted(name for name in weights if times[modern(name)] > 1)
+    if twice:
+        raise ValueError(f"the checkpoint has the same tensor under several names: {', '.join(twice)}.")
     tensors = {modern(name): tensor for name, tensor in weights.items()}
 
     def name_of(path: tuple[str, ...]) -> str:

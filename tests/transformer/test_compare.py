@@ -14,7 +14,7 @@ from PIL import Image
 
 from smyrf_jax import Canopy, Dense, Performer, Smyrf, attention
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
-from transformer import report
+from transformer import probes, report
 from transformer.compare import entropies_of, fields_of, layer_figures, method_for, rows_of, swaps_of
 from transformer.probes import Mixed, Probe, heads_of, open_probe, photographs
 from transformer.vision import VisionConfig, VisionTransformer, normalised, pixels
@@ -122,6 +122,17 @@ def test_mixed_methods_are_by_head():
             np.testing.assert_array_equal(ours[:, :, head], theirs[:, :, head])
 
 
+def test_mixed_methods_pass_on_which_queries_count():
+    arrays = [jax.random.normal(key, (2, 8, 2, 2)) for key in jax.random.split(jax.random.key(0), 3)]
+    kept = (jnp.arange(8)[None] < jnp.array([8, 3])[:, None])[:, None, None]
+    mixed = Mixed(Smyrf(num_hashes=1, cluster_size=2), Dense(), jnp.array([True, False]))
+    output = attention(*arrays, method=mixed, mask=kept, query_mask=kept)
+    for head, method in enumerate((mixed.chosen, mixed.other)):
+        expected = attention(*arrays, method=method, mask=kept, query_mask=kept)
+        np.testing.assert_array_equal(output[:, :, head], expected[:, :, head])
+    assert np.all(output[1, 3:] == 0)
+
+
 def test_fields_are_numbers_or_words():
     assert fields_of([]) == {}
     assert fields_of(["num_hashes=2", "deduplicate=true"]) == {"num_hashes": 2, "deduplicate": True}
@@ -138,17 +149,21 @@ def test_pictures_of_what_changes(images, tmp_path):
     np.testing.assert_allclose(pixels(images.inputs), photographs(20, 2), atol=1e-6)
 
 
-def test_inputs_that_cannot_be_are_refused(tiny_checkpoint, tmp_path):
+def test_inputs_that_cannot_be_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         open_probe(str(tmp_path), 24, 1)
     with pytest.raises(ValueError, match="too few for 1000000 passages"):
         open_probe(str(tiny_checkpoint), 24, 1_000_000)
+    monkeypatch.setattr(probes, "passages", lambda *arguments: np.full((1, 24), 4000))
+    with pytest.raises(ValueError, match=r"tokens should be 0 \.\. 20, .* but got 4000"):
+        open_probe(str(tiny_checkpoint), 24, 1)
     with pytest.raises(ValueError, match="one token and a square number, such as 1370, not 100"):
         open_probe("focus", 100, 1)
     with pytest.raises(ValueError, match="4 photographs, fewer than 5"):
         photographs(20, 5)
 
 
+@pytest.mark.process
 def test_the_command(tiny_checkpoint, tmp_path):
     command = [sys.executable, "-m", "transformer.compare", f"--model={tiny_checkpoint}", "--inputs=2"]
     flags = [

@@ -9,6 +9,7 @@ import sys
 
 import chex
 import jax
+import ml_collections
 import numpy as np
 import pytest
 import safetensors.flax
@@ -16,7 +17,9 @@ import safetensors.flax
 from configs import glue_bert_smyrf, imdb_minilm_smyrf
 from training.checkpoint import Checkpoints
 from transformer import finetune
-from transformer.finetune import build_optimizer, train
+from transformer.buckets import Encoded
+from transformer.classifier import Classifier
+from transformer.finetune import build_optimizer, metrics_of, train
 from transformer.pretrained import load_encoder
 from transformer.weights import read_weights
 
@@ -25,7 +28,7 @@ ONE = jax.devices()[:1]
 
 
 def write_reviews(path, number):
-    """Reviews of one good or bad word among neutral ones."""
+    """Reviews of one good or bad word among neutral ones, every fourth of them five times over."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(number):
@@ -33,8 +36,8 @@ def write_reviews(path, number):
             ["film", "plot", "the", "a", "was", "is", "it", "cat", "dog", "sat"], 6 + i % 5
         ).tolist()
         words[rng.integers(6)] = rng.choice(("good", "fine", "great") if i % 2 else ("bad", "poor", "awful"))
-        rows.append(f"{' '.join(words)},{i % 2},imdb")
-    path.write_text("\n".join(["text,label,source", *rows]))
+        rows.append(f"{' '.join(words * (5 if i % 8 < 2 else 1))},{i % 2}")
+    path.write_text("\n".join(["text,label", *rows]))
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def config(tiny_checkpoint, tmp_path):
     config.batch_size = 8
     config.num_steps = 6
     config.data.path = str(tmp_path / "reviews.csv")
-    config.data.length = 16
+    config.data.length = 48
     config.data.train_size, config.data.test_size, config.data.validation_size = 0, 37, 8
     config.attentions.smyrf.update(num_hashes=2, cluster_size=4)
     config.optimizer.learning_rate = 1e-2
@@ -118,6 +121,8 @@ def test_two_replicas_are_one_of_twice_the_batch(config, tmp_path, tiny_checkpoi
     config.batch_size = 16
     one = train(config, str(tmp_path / "one"), ONE)
     chex.assert_trees_all_close(two.params, one.params, atol=1e-4)
+    before = load_encoder(folder, max_length=48).params["pooler"]["dense"]["kernel"]
+    assert np.min(np.max(np.abs(one.params["bert"]["pooler"]["dense"]["kernel"] - before), axis=0)) > 1e-3
 
 
 @pytest.mark.parametrize("task", ["STS-B", "MNLI"])
@@ -142,6 +147,56 @@ def test_glue_runs(task, config, tiny_checkpoint, tmp_path):
     assert {name: set(metrics) for name, metrics in found.items()} == {name: expected for name in files}
 
 
+def test_metrics_are_of_each_text_whatever_the_batches(tiny_checkpoint):
+    encoder, params, _ = load_encoder(tiny_checkpoint, max_length=100)
+    lengths = np.random.default_rng(0).permutation(np.arange(3, 100, 4))
+    kept = np.arange(100) < lengths[:, None]
+    tokens = np.where(kept, np.random.default_rng(1).integers(4, 21, kept.shape), 0).astype(np.int32)
+    model = Classifier(encoder.config, 3)
+    params = model.init(jax.random.key(0), tokens[:1])["params"] | {"bert": params}
+    params["classifier"]["kernel"] *= 100
+    labels = np.argmax(np.asarray(jax.jit(model.apply)({"params": params}, tokens, kept)), axis=-1)
+    assert len(set(labels.tolist())) > 1
+    texts = Encoded(tokens, kept, np.zeros_like(tokens), labels)
+    for batch_size in (1, 7, 100):
+        assert metrics_of(model, params, texts, ["accuracy"], batch_size) == {"accuracy": 1.0}
+
+
+def test_a_tokenizer_of_another_model_is_refused(config, tmp_path, tiny_checkpoint):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    tokenizer = json.loads((tiny_checkpoint / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["film"] = 4000
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config.init = str(folder)
+    with pytest.raises(ValueError, match=r"tokens should be 0 .. 20, .* but got 4000"):
+        train(config, str(tmp_path / "run"), ONE)
+
+
+def test_labels_outside_of_the_classes_are_refused(config, tmp_path):
+    splits = finetune.splits_of(config)
+    with pytest.raises(ValueError, match=r"part 'train' should be 0 \.\. 1, but there is 4"):
+        finetune.FinetuneTask(
+            config,
+            splits._replace(train=splits.train._replace(labels=np.full_like(splits.train.labels, 4))),
+            str(tmp_path),
+            ONE,
+        )
+
+
+def test_attentions_are_names_and_fields(config):
+    for wrong, message in (
+        ("canopy", "config.attentions.odd should be the name and fields of a method, .* but is 'canopy'"),
+        ({"num_trees": 1}, "config.attentions.odd should be the name and fields"),
+        ({"name": "sparse"}, "name should be one of .*'sparse'"),
+    ):
+        config.attentions = ml_collections.ConfigDict({"odd": wrong})
+        with pytest.raises(ValueError, match=message):
+            finetune.methods_of(config)
+
+
 def test_what_has_no_meaning_is_refused(config, tmp_path):
     config.attention = "sparse"
     with pytest.raises(ValueError, match=r"one of config.attentions, \['dense', 'smyrf'\], but is 'sparse'"):
@@ -149,7 +204,16 @@ def test_what_has_no_meaning_is_refused(config, tmp_path):
     config.attention, config.batch_size = "dense", 0
     with pytest.raises(ValueError, match="config.batch_size must be positive, got 0"):
         train(config, str(tmp_path / "run"), ONE)
-    config.batch_size, config.num_steps, config.epochs = 8, 0, 0.0
+    config.batch_size, config.evaluate.batch_size = 8, 0
+    with pytest.raises(ValueError, match="config.evaluate.batch_size must be positive, got 0"):
+        train(config, str(tmp_path / "run"), ONE)
+    config.evaluate.batch_size, config.seed = 8, -1
+    with pytest.raises(ValueError, match="config.seed must not be negative, got -1"):
+        train(config, str(tmp_path / "run"), ONE)
+    config.seed, config.data.length = 0, 0
+    with pytest.raises(ValueError, match="max_length should be a number of tokens, but got 0"):
+        train(config, str(tmp_path / "run"), ONE)
+    config.data.length, config.num_steps, config.epochs = 48, 0, 0.0
     with pytest.raises(ValueError, match="steps of config.epochs, must be positive, got 0"):
         train(config, str(tmp_path / "run"), ONE)
     config.num_steps, config.init = 1, str(tmp_path)
@@ -161,7 +225,7 @@ def test_what_has_no_meaning_is_refused(config, tmp_path):
 def test_the_classifier_begins_with_the_pretrained_weights(config, tmp_path, tiny_checkpoint):
     config.num_steps, config.optimizer.learning_rate = 1, 0.0
     state = train(config, str(tmp_path / "run"), ONE)
-    chex.assert_trees_all_equal(state.params["bert"], load_encoder(tiny_checkpoint).params)
+    chex.assert_trees_all_equal(state.params["bert"], load_encoder(tiny_checkpoint, max_length=48).params)
     # Without a pooler in the checkpoint, that part alone is fresh.
     folder = tmp_path / "unpooled"
     folder.mkdir()
@@ -179,13 +243,30 @@ def test_roberta_is_fine_tuned_too(config, tmp_path, tiny_roberta):
     config.init, config.num_steps, config.optimizer.learning_rate = str(tiny_roberta), 1, 0.0
     params = train(config, str(tmp_path / "run"), ONE).params
     assert set(params) == {"roberta", "classifier"}
-    pretrained = load_encoder(tiny_roberta).params
+    pretrained = load_encoder(tiny_roberta, max_length=48).params
     pretrained.pop("pooler")  # the head reads the first token
     chex.assert_trees_all_equal(params["roberta"], pretrained)
 
 
+@pytest.mark.parametrize("warmup", [0, 0.04])
+def test_without_steps_to_warm_up_the_rate_is_whole_at_once(warmup):
+    settings = {"learning_rate": 0.1, "warmup": warmup, "weight_decay": 0.5, "clip": 1.0}
+    optimizer = build_optimizer(settings, 4)
+    params = {"kernel": np.ones(1, np.float32)}
+    state, rates = optimizer.init(params), []
+    for _ in range(4):
+        updates, state = optimizer.update(jax.tree.map(np.zeros_like, params), state, params)
+        rates.append(float(-updates["kernel"][0]) / 0.5)
+    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025], atol=1e-7)
+
+
 def test_the_schedule_and_what_decays():
     settings = {"learning_rate": 0.1, "warmup": 0.25, "weight_decay": 0.5, "clip": 1.0}
+    for warmup in (-0.1, 100):
+        with pytest.raises(
+            ValueError, match=f"warmup should be a part of the steps, 0 .. 1, but is {warmup}"
+        ):
+            build_optimizer(settings | {"warmup": warmup}, 8)
     optimizer = build_optimizer(settings, 8)
     params = {"kernel": np.ones(1, np.float32), "bias": np.ones(1, np.float32)}
     state, zeros = optimizer.init(params), jax.tree.map(np.zeros_like, params)
@@ -198,6 +279,7 @@ def test_the_schedule_and_what_decays():
     np.testing.assert_allclose(rates[3:], 0.1 * np.array([5, 4, 3, 2, 1, 0]) / 6, atol=1e-7)
 
 
+@pytest.mark.process
 def test_the_command(config, tmp_path):
     command = [
         sys.executable,

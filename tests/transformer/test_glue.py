@@ -79,8 +79,37 @@ def test_faults_are_named(tmp_path):
         read_tsv(path, task_of("RTE"))
     path.write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\tcut\n")
     assert read_tsv(path, task_of("RTE"))[1] == 1
+    for content, message in (
+        (b"", r"has no column 'sentence1'; it has \[''\]"),
+        (b"sentence1\tsentence2\tlabel\n", r"train\.tsv has no examples; 0 lines are cut short"),
+        (b"sentence1\tsentence2\tlabel\ncut\n\n", "has no examples; 1 lines are cut short"),
+        (
+            b"sentence1\tsentence2\tlabel\na\tb\xff\tentailment\n",
+            r"train\.tsv, line 2: b'\\xff' is not UTF-8",
+        ),
+        ("sentence1\tsentence2\tlabel\n".encode("utf-16-le"), "line 1: there is a NUL character"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_tsv(path, task_of("RTE"))
+    path.write_bytes(b"\n\r\n")
+    with pytest.raises(ValueError, match="has no examples"):
+        read_tsv(path, task_of("CoLA"))
+    for score in ("nan", "inf", "high"):
+        path.write_text(f"sentence1\tsentence2\tscore\na\tb\t{score}\n")
+        with pytest.raises(ValueError, match=f"line 2: the label '{score}' is not a number"):
+            read_tsv(path, task_of("STS-B"))
     with pytest.raises(ValueError, match="config.data.task should be one of"):
         task_of("rte")
+
+
+def test_a_line_ends_where_it_ends(tmp_path):
+    """Carriage returns, form feeds and so on are text."""
+    path = tmp_path / "train.tsv"
+    path.write_bytes("sentence1\tsentence2\tlabel\na\rb\tc\u2028d\x0c\tentailment\r\n\r\n".encode())
+    examples, short = read_tsv(path, task_of("RTE"))
+    assert examples.texts == [("a\rb", "c\u2028d\x0c")]
+    assert short == 0
 
 
 def test_metrics():

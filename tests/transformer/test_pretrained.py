@@ -14,8 +14,8 @@ import torch
 import transformers
 
 from smyrf_jax import Dense, Method, Smyrf
-from transformer.encoder import Classifier
-from transformer.pretrained import load_encoder
+from transformer.classifier import Classifier
+from transformer.pretrained import load_encoder, read_config
 from transformer.weights import folder_of, tensor_name
 
 SIZES = {
@@ -30,6 +30,8 @@ SIZES = {
 MODELS = {
     "bert": (transformers.BertConfig, transformers.BertModel),
     "roberta": (transformers.RobertaConfig, transformers.RobertaModel),
+    "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel),
+    "camembert": (transformers.CamembertConfig, transformers.CamembertModel),
 }
 
 
@@ -62,7 +64,7 @@ def reference_of(model, tokens, kept, **others):
         )
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("model_type", list(MODELS))
 def test_hidden_states_are_those_of_the_reference(model_type, tmp_path):
     model = random_checkpoint(tmp_path, model_type)
     tokens, kept = batch_of(model.config.pad_token_id)
@@ -87,6 +89,25 @@ def test_hidden_states_are_those_of_the_reference(model_type, tmp_path):
     np.testing.assert_allclose(output.pooled, expected.pooler_output.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_positions_are_those_of_the_reference_wherever_padding_is(model_type, tmp_path):
+    """BERT counts places; RoBERTa the tokens that are no padding, whatever is masked."""
+    model = random_checkpoint(tmp_path, model_type)
+    pad = model.config.pad_token_id
+    tokens = np.random.default_rng(0).integers(5, 50, (4, 12))
+    kept = np.ones(tokens.shape, bool)
+    tokens[0, :5], kept[0, :5] = pad, False  # on the left
+    kept[1, 3:6] = False  # tokens that are masked
+    tokens[2, 4] = pad  # padding that is kept
+    tokens[3, 8:], kept[3, 6:] = pad, False  # masked before it begins
+    expected = reference_of(model, tokens, kept).last_hidden_state.numpy()
+    encoder, params, _ = load_encoder(tmp_path)
+    output = encoder.apply({"params": params}, tokens, jnp.asarray(kept))
+    np.testing.assert_allclose(output.tokens[kept], expected[kept], atol=1e-4)
+    # The reference's "first" is padding in the first text; ours is the first token that is kept.
+    np.testing.assert_allclose(output.first, expected[np.arange(4), [5, 0, 0, 0]], atol=1e-4)
+
+
 def test_minilm_is_the_reference():
     folder = folder_of("minilm")
     model = transformers.AutoModel.from_pretrained(folder).eval()
@@ -100,13 +121,15 @@ def test_minilm_is_the_reference():
     np.testing.assert_allclose(output.tokens[kept], expected.last_hidden_state.numpy()[kept], atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("model_type", list(MODELS))
 def test_a_classifier_is_that_of_the_reference(model_type, tmp_path):
     torch.manual_seed(0)
     config_class = MODELS[model_type][0]
     reference_class = {
         "bert": transformers.BertForSequenceClassification,
         "roberta": transformers.RobertaForSequenceClassification,
+        "xlm-roberta": transformers.XLMRobertaForSequenceClassification,
+        "camembert": transformers.CamembertForSequenceClassification,
     }[model_type]
     model = reference_class(config_class(**SIZES, num_labels=3)).eval()
     model.save_pretrained(tmp_path)
@@ -123,7 +146,7 @@ def test_a_classifier_is_that_of_the_reference(model_type, tmp_path):
         return tensor.T if keys[-1] == "kernel" else tensor
 
     params = {
-        model_type: encoder_params,
+        "bert" if model_type == "bert" else "roberta": encoder_params,
         "classifier": jax.tree_util.tree_map_with_path(head, template["classifier"]),
     }
     chex.assert_trees_all_equal_shapes(params, template)
@@ -179,7 +202,8 @@ def test_missing_files_and_unknown_architectures_are_named(tmp_path):
     random_checkpoint(tmp_path, "bert")
     fields = json.loads((tmp_path / "config.json").read_text())
     for change, message in (
-        ({"model_type": "t5"}, "model_type should be one of .*'bert', 'roberta'.*'t5'"),
+        ({"model_type": "t5"}, "model_type should be one of .*'bert', .*'roberta'.*'t5'"),
+        ({"num_attention_heads": 3}, "num_attention_heads should divide hidden_size, .* are 3 and 16"),
         ({"hidden_act": "tanh"}, "hidden_act should be one of"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type should be"),
     ):
@@ -191,13 +215,34 @@ def test_missing_files_and_unknown_architectures_are_named(tmp_path):
         load_encoder(tmp_path)
 
 
+def test_fields_may_be_left_out_or_null(tmp_path):
+    for model_type, pad in (("bert", 0), ("roberta", 1), ("camembert", 1)):
+        random_checkpoint(tmp_path, model_type)
+        fields = json.loads((tmp_path / "config.json").read_text())
+        expected = read_config(tmp_path)
+        assert expected.pad_token_id == pad
+        for change in ({"pad_token_id": None}, {"type_vocab_size": None, "position_embedding_type": None}):
+            (tmp_path / "config.json").write_text(json.dumps(fields | change), "utf-8-sig")
+            assert read_config(tmp_path) == expected
+
+
+def test_arguments_that_have_no_meaning_are_refused(tmp_path):
+    random_checkpoint(tmp_path, "bert")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read as a tokenizer: EOF"):
+        load_encoder(tmp_path)
+    for length in (0, -4):
+        with pytest.raises(ValueError, match=f"max_length should be a number of tokens, but got {length}"):
+            load_encoder(tmp_path, max_length=length)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Watched(Method):
     """Dense attention that notes the shapes of its queries."""
 
     shapes: list = dataclasses.field(default_factory=list)
 
-    def attend(self, query, key, value, mask, *, rng, scale, is_causal):
+    def attend(self, query, key, value, mask, *, rng, scale, is_causal, query_mask=None):
         self.shapes.append(query.shape)
         return Dense().attend(query, key, value, mask, rng=rng, scale=scale, is_causal=is_causal)
 

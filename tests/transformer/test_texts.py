@@ -1,13 +1,12 @@
-"""Labelled texts: splits, tokens, batches."""
+"""Labelled texts: their files and splits."""
 
-import itertools
+import csv
 
 import numpy as np
 import pytest
-import tokenizers
 
 from transformer.glue import Examples
-from transformer.texts import Encoded, batches, encode, open_texts, split_by_hash
+from transformer.texts import Splits, check_labels, open_texts, read_csv, split_by_hash
 
 SIZES = {"train_size": 0, "validation_size": 3, "test_size": 5}
 
@@ -29,11 +28,15 @@ def test_a_split_is_by_the_text_alone():
     assert {name: part.texts for name, part in again.items()} == {n: p.texts for n, p in parts.items()}
 
 
-def test_reviews_come_from_a_file(tmp_path):
-    rows = [f'"good, {i}<br />fine",{i % 2},imdb' for i in range(60)] + ["bad,0,rotten_tomatoes"]
+def open_csv(path, **changes):
+    return open_texts("imdb", **({"path": str(path), "task": ""} | SIZES | changes))
+
+
+def test_own_texts_come_from_a_file(tmp_path):
+    rows = [f'"good, {i}<br />fine",{i % 2}' for i in range(60)]
     path = tmp_path / "reviews.csv"
-    path.write_text("\n".join(["text,label,source", *rows]))
-    splits = open_texts("imdb", path=str(path), task="", **SIZES)
+    path.write_text("\n".join(["text,label", *rows]))
+    splits = open_csv(path)
     assert (splits.num_labels, splits.metrics) == (2, ("accuracy",))
     assert len(splits.validation.labels) == 3
     assert len(splits.tests["test"].labels) == 5
@@ -42,6 +45,93 @@ def test_reviews_come_from_a_file(tmp_path):
         assert label == number % 2
     with pytest.raises(ValueError, match="config.data.source should be 'imdb' or 'glue', but is 'sst'"):
         open_texts("sst", path="", task="", **SIZES)
+    with pytest.raises(ValueError, match="config.data.test_size should be a number of texts, but is -1"):
+        open_csv(path, test_size=-1)
+
+
+def test_a_csv_file_is_read_as_it_is_written(tmp_path):
+    """With a mark of the encoding, other columns in any order, any end of line, and fields of any length."""
+    long = "word " * 60_000
+    rows = [
+        ("0", "yelp", 'He said "no",\r\nthen left'),
+        ("2", "imdb", long),
+        (" 1 ", "", "Grüße"),
+        ("0", "a", ""),
+    ]
+    path = tmp_path / "own.csv"
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("label", "source", "text"), *rows])
+    limit = csv.field_size_limit()
+    examples = read_csv(path)
+    assert csv.field_size_limit() == limit
+    assert examples.texts == [(text,) for _, _, text in rows]
+    np.testing.assert_array_equal(examples.labels, [0, 2, 1, 0])
+    for source, number in (("imdb", "label is 2, but no text has 0"), ("dvd", "has no texts")):
+        with pytest.raises(ValueError, match=number):
+            read_csv(path, source=source)
+
+
+def test_classes_are_counted(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},{i % 5}\n" for i in range(100)))
+    splits = open_csv(path)
+    assert splits.num_labels == 5
+    assert set(splits.train.labels) == set(range(5))
+    check_labels(splits)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"own\.csv has no column 'text'; it has \[\]"),
+        (b"text,label\n", "own.csv has no texts"),
+        (b"text;label\na;1\n", r"has no column 'text'; it has \['text;label'\]"),
+        (b"text,class\na,1\n", r"has no column 'label'; it has \['text', 'class'\]"),
+        (b"text,label\na,0\nb,-1\n", "line 3: the label '-1' should be one of the numbers 0, 1, 2"),
+        (b"text,label\na,0\nb,1.0\n", "line 3: the label '1.0' should be one of the numbers"),
+        (b"text,label\na,0\nb,good\n", "line 3: the label 'good' should be one of the numbers"),
+        (b"text,label\na,0\nb,\n", "line 3: the label '' should be one of the numbers"),
+        (b"text,label\na,0\nb,1\nc,4\n", r"line 4: the label is 4, but no text has 2\. .* here 0 \.\. 2"),
+        (b"text,label\na,1\nb,2\n", r"line 2: the label is 1, but no text has 0"),
+        (b"text,label\na,0\nb,0\n", "all labels are 0, but there should be two classes"),
+        (b'text,label\n"a\nb",0\nc,d,1\n', "line 4: there are 3 fields, but 2 columns"),
+        (b"text,label\na\n", "line 2: there are 1 fields, but 2 columns"),
+        (b'text,label\na,0\n"b,1\nc,1\n', "line 4: unexpected end of data"),
+        (b"text,label\na,0\nb\0,1\n", "line 3: there is a NUL character"),
+        (b"text,label\na,0\nGr\xfc\xdfe,1\n", r"own\.csv, line 3: b'\\xfc' is not UTF-8"),
+        ("text,label\na,0\n".encode("utf-16"), r"own\.csv, line 1: b'\\xff' is not UTF-8"),
+        ("text,label\na,0\n".encode("utf-16-le"), "line 1: there is a NUL character"),
+        (b"text,label\na,0\nc,1\n", r"own\.csv: none of the texts are in the part 'test'"),
+    ],
+)
+def test_faults_of_a_csv_file_are_named(content, message, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        open_csv(path)
+
+
+def test_a_csv_file_that_is_missing_is_named(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"{path} is missing: --config.data.path should be a CSV"):
+            open_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "labels", "message"),
+    [
+        (2, [0, 1, 2], r"labels of the part 'dev' should be 0 \.\. 1, but there is 2"),
+        (2, [0, -1], r"should be 0 \.\. 1, but there is -1"),
+        (1, [0.5, np.nan], "should be numbers, but there is nan"),
+    ],
+)
+def test_labels_that_cannot_be_are_named(num_labels, labels, message):
+    def examples(labels):
+        return Examples([("text",)] * len(labels), np.array(labels))
+
+    splits = Splits(examples([0]), examples([]), {"dev": examples(labels)}, num_labels, ("accuracy",))
+    with pytest.raises(ValueError, match=message):
+        check_labels(splits)
 
 
 def test_glue_comes_from_a_folder(tmp_path):
@@ -58,31 +148,3 @@ def test_glue_comes_from_a_folder(tmp_path):
     }
     assert len(splits.notes) == 3
     assert "train.tsv: 1 lines cut short" in splits.notes[0]
-
-
-def test_tokens_are_cut_and_padded(tiny_checkpoint):
-    tokenizer = tokenizers.Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
-    pairs = Examples([("good film", "it was fine"), ("a " * 20, "the dog")], np.zeros(2, np.int32))
-    encoded = encode(tokenizer, pairs, length=10, pad=0, num_types=2)
-    assert encoded.tokens.shape == (2, 10)
-    np.testing.assert_array_equal(encoded.kept.sum(1), [8, 10])
-    np.testing.assert_array_equal(encoded.tokens[0, 8:], 0)
-    np.testing.assert_array_equal(encoded.token_types[0], [0, 0, 0, 0, 1, 1, 1, 1, 0, 0])
-    assert encode(tokenizer, pairs, length=10, pad=0, num_types=1).token_types.max() == 0
-    nothing = Examples([], np.zeros(0, np.int32))
-    assert encode(tokenizer, nothing, length=10, pad=0, num_types=2).tokens.shape == (0, 10)
-
-
-def test_batches_can_be_entered_anywhere_and_shared_by_processes():
-    rows = np.arange(10)
-    encoded = Encoded(rows[:, None], rows[:, None], rows[:, None], rows)
-
-    def places(count, **settings):
-        stream = batches(encoded, seed=1, **settings)
-        return np.concatenate([batch.labels for batch in itertools.islice(stream, count)])
-
-    whole = places(10, batch_size=4, start=0)
-    assert sorted(whole[:10]) == list(range(10))
-    assert list(whole[:10]) != list(whole[10:20])
-    np.testing.assert_array_equal(places(5, batch_size=4, start=12), whole[12:32])
-    np.testing.assert_array_equal(places(2, batch_size=4, start=8, shard=(1, 2)), whole[9:25:2])

@@ -92,6 +92,38 @@ def test_cubic_weights_are_those_of_torch():
         np.testing.assert_allclose(cubic_weights(7, size) @ row[0, 0, 0], expected[0, 0, 0], atol=1e-12)
 
 
+def test_a_classifier_is_a_checkpoint_too(tmp_path):
+    """Its tensors have a prefix, and a head and a token of masks that are no part of the transformer."""
+    torch.manual_seed(0)
+    model = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**SIZES, num_labels=3)).eval()
+    model.save_pretrained(tmp_path)
+    names = safetensors.flax.load_file(tmp_path / "model.safetensors")
+    assert {name.split(".")[0] for name in names} == {"dinov2", "classifier"}
+    images = photograph(20, 20)
+    with torch.no_grad():
+        expected = model.dinov2(torch.tensor(images.transpose(0, 3, 1, 2))).last_hidden_state.numpy()
+    np.testing.assert_allclose(apply(load_vision(tmp_path), images).tokens, expected, atol=1e-4)
+
+
+def test_sizes_may_be_pairs(dinov2, tmp_path):
+    config = json.loads((dinov2[0] / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes((dinov2[0] / "model.safetensors").read_bytes())
+
+    def load(**changes):
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+        return load_vision(tmp_path)
+
+    expected = load_vision(dinov2[0]).encoder.config
+    assert load(image_size=[20, 20], patch_size=[4, 4]).encoder.config == expected
+    for size in ([20, 24], [20], [], "20", 0, [0, 0]):
+        with pytest.raises(ValueError, match="image_size should be a number or two equal ones, but is"):
+            load(image_size=size)
+    with pytest.raises(ValueError, match=r"patch_size should be .* but is \[4, 2\]"):
+        load(patch_size=[4, 2])
+    with pytest.raises(ValueError, match="num_attention_heads should divide hidden_size"):
+        load(num_attention_heads=5)
+
+
 def test_a_folder_with_faults_is_refused(dinov2, tmp_path):
     folder = dinov2[0]
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
