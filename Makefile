@@ -5,14 +5,19 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(VENV)/bin/python
 FLAGS ?=
+# A process a core, but no more than memory has room for; FLAGS="-n0 tests/biggan" runs in one.
+WORKERS = -n logical --maxprocesses=4 --dist=worksteal
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-process test-slow lint clean
 
 quickstart: $(VENV)/train
 	$(RUN) -m biggan.train --config=configs/quickstart.py --continue_finished $(FLAGS)
 
 test: $(VENV)/test
-	$(RUN) -m pytest -m "not slow" $(FLAGS)
+	$(RUN) -m pytest -m "not slow and not process" $(WORKERS) $(FLAGS)
+
+test-process: $(VENV)/test
+	$(RUN) -m pytest -m "process and not slow" $(WORKERS) $(FLAGS)
 
 test-slow: $(VENV)/test $(VENV)/tpu
 	$(RUN) -m pytest -m slow $(FLAGS)
@@ -32,4 +37,4 @@ $(VENV)/%: setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .cache build *.egg-info

@@ -43,7 +43,7 @@ VISION = [
 ]
 # The reference implementations of Hugging Face's checkpoints and of ONNX.
 PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23"]
-TEST = ["pytest>=9.0", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
+TEST = ["pytest>=9.0", "pytest-xdist[psutil]>=3.8", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
 
 ROOT = pathlib.Path(__file__).parent
 # Read, not imported: the import wants jax.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -33,16 +32,3 @@ def make_tiny() -> Callable[[], ConfigDict]:
 def tiny(make_tiny: Callable[[], ConfigDict]) -> ConfigDict:
     """A fresh config of a tiny run on the photographs."""
     return make_tiny()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """The runs of this session compile the same step once, also those in processes of their own."""
-    folder = tmp_path_factory.mktemp("compiled")
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 1.0,
-    }
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    return {name.upper(): str(value) for name, value in settings.items()}

@@ -69,6 +69,7 @@ def test_array_record_holds_what_was_converted(folder, tmp_path):
     assert batches[0]["image"].shape == (4, 32, 32, 3)
 
 
+@pytest.mark.process
 def test_the_command_that_converts(folder, tmp_path):
     command = [sys.executable, "-m", "biggan.convert", f"--path={folder}", "--resolution=32"]
     done = subprocess.run(
@@ -78,6 +79,7 @@ def test_the_command_that_converts(folder, tmp_path):
     assert len(open_source("array_record", path=str(tmp_path / "records"))) == 10
 
 
+@pytest.mark.process
 def test_tfds_without_tensorflow():
     """In a process of its own: other tests' imports do not count."""
     program = """

@@ -12,7 +12,9 @@ import pytest
 from biggan import Discriminator, Generator
 from biggan.experiment import build_gan
 from biggan.layers import ConditionalBatchNorm, downsample, max_pool, upsample
+from biggan.train import GANTask
 from smyrf_jax import Dense, Smyrf
+from tests.biggan.variables import filled
 
 KEYS = ("params", "hashing")
 
@@ -20,6 +22,11 @@ KEYS = ("params", "hashing")
 def init(module, *inputs):
     rngs = dict(zip(KEYS, jax.random.split(jax.random.key(0)), strict=True))
     return jax.jit(functools.partial(module.init, train=False))(rngs, *inputs)
+
+
+def variables_of(module, *inputs):
+    """As `init` has them, but for the numbers."""
+    return filled(jax.eval_shape(functools.partial(init, module), *inputs))
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256])
@@ -39,10 +46,11 @@ def test_every_resolution_makes_images_and_scores(resolution):
     chex.assert_shape(scores, (2,))
 
 
-def test_kernels_are_orthogonal_biases_and_gamma_zero():
-    generator = Generator(32, channels=4, dim_z=8, attention={16: Dense()})
-    params = init(generator, jnp.zeros((1, 8)), jnp.zeros(1, jnp.int32))["params"]
-    assert params["attention1"]["gamma"] == 0
+def test_kernels_are_orthogonal_biases_and_gamma_zero(tiny):
+    """In the state that a run begins with: its program is compiled for test_train.py too."""
+    state = GANTask(tiny, "", jax.devices()[:1]).first_state()
+    params = {"generator": state.generator.params, "discriminator": state.discriminator.params}
+    assert params["generator"]["attention1"]["gamma"] == 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if path[-1].key == "kernel":
             matrix = leaf.reshape(-1, leaf.shape[-1])
@@ -75,7 +83,7 @@ def test_remat_changes_no_gradient():
     with jax.enable_x64(True):
         generator = Generator(32, channels=2, dim_z=8, attention=nn.FrozenDict({32: Dense()}))
         noise, labels = jax.random.normal(jax.random.key(1), (2, 8)), jnp.zeros(2, jnp.int32)
-        variables = jax.tree.map(lambda x: x.astype(jnp.float64), init(generator, noise, labels))
+        variables = jax.tree.map(lambda x: x.astype(np.float64), variables_of(generator, noise, labels))
 
         def loss(params, remat):
             images, _ = generator.clone(remat=remat).apply(
@@ -96,8 +104,7 @@ def test_remat_changes_no_gradient():
 def test_without_a_key_for_hashing_the_images_are_always_the_same():
     generator = Generator(32, channels=8, dim_z=8, attention={16: Smyrf(num_hashes=1, cluster_size=8)})
     noise, labels = jax.random.normal(jax.random.key(1), (2, 8)), jnp.zeros(2, jnp.int32)
-    variables = init(generator, noise, labels)
-    variables["params"]["attention1"]["gamma"] = jnp.ones(())
+    variables = variables_of(generator, noise, labels)
     draw = jax.jit(functools.partial(generator.apply, train=False))
     images = draw(variables, noise, labels)
     chex.assert_trees_all_equal(draw(variables, noise, labels), images)

@@ -1,16 +1,17 @@
-"""Whole runs: interrupted ones end as uninterrupted ones do, and what goes wrong is told."""
+"""Whole runs of a GAN: what they leave, that they resume exactly, and that what goes wrong is told.
+
+How the loop saves, stops and goes on is tested with cheaper tasks in tests/training/test_loop.py, and the
+commands in tests/biggan/test_commands.py.
+"""
 
 import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -18,11 +19,12 @@ from PIL import Image
 
 from biggan import train as train_module
 from biggan.experiment import read_config, restore_state
-from biggan.train import train
+from biggan.train import GANTask, train
+from tests.biggan.variables import state_of
 from training.checkpoint import Checkpoints
+from training.parallel import AXIS, replicated_step
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-COMMAND = [sys.executable, "-m", "biggan.train"]
 
 
 def final_state(workdir):
@@ -39,11 +41,33 @@ class Cut(Exception):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compilation_cache, make_tiny):
+def finished(tmp_path_factory, make_tiny):
     """A run of six steps that nothing interrupted."""
     workdir, config = tmp_path_factory.mktemp("finished"), make_tiny()
     train(config, str(workdir), jax.devices()[:1])
     return workdir, config
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Doubles of what takes long to compile: the state at step 0, the sampler, and the step.
+
+    The step takes something of the images, of the key and of the parameters into the generator's parameters.
+    """
+
+    def step(state, batch, rng):
+        mean = jax.lax.pmean(jnp.mean(batch.images.astype(jnp.float32)), AXIS) / 255
+        drift = mean + jax.random.uniform(jax.random.fold_in(rng, state.step))
+        params = jax.tree.map(lambda leaf: leaf / 2 + drift, state.generator.params)
+        generator = state.generator.replace(params=params)
+        return state.replace(step=state.step + 1, generator=generator), {"g_loss": drift}
+
+    def images(variables, rng, num):
+        return np.zeros((num, 32, 32, 3), np.uint8)
+
+    monkeypatch.setattr(GANTask, "first_state", lambda task: state_of(task._config, task._gan))
+    monkeypatch.setattr(train_module, "Sampler", lambda generator: images)
+    monkeypatch.setattr(train_module, "parallel_step", lambda gan, devices: replicated_step(step, devices))
 
 
 def test_a_run_leaves_what_it_promises(finished, capsys):
@@ -68,7 +92,7 @@ def test_a_run_leaves_what_it_promises(finished, capsys):
         assert os.path.exists(path.removeprefix(name))
 
 
-def test_a_finished_run_can_be_continued(finished, tmp_path):
+def test_a_finished_run_can_be_continued(finished, quick, tmp_path):
     workdir, config = tmp_path / "run", finished[1].copy_and_resolve_references()
     shutil.copytree(finished[0], workdir)
     config.num_steps = 2
@@ -78,111 +102,38 @@ def test_a_finished_run_can_be_continued(finished, tmp_path):
     assert [row["step"] for row in rows(workdir)] == list(range(1, 9))
 
 
-def test_a_crash_at_any_step_changes_nothing(finished, tmp_path, monkeypatch):
-    """The state after crashes and new starts is bitwise that of the whole run."""
+def test_a_crash_changes_nothing(finished, tmp_path, monkeypatch):
+    """The state after a crash and a new start is bitwise that of the whole run."""
     _, config = finished
-    real = train_module.shard_batch
-    for crash_at in (4, 6):
-        calls = []
+    real, calls = train_module.shard_batch, []
 
-        def shard(*arguments, crash_at=crash_at, calls=calls):
-            calls.append(0)
-            before = 0 if crash_at == 4 else 2  # the second start is from step 2
-            if before + len(calls) == crash_at:
-                raise Cut
-            return real(*arguments)
+    def shard(*arguments):
+        calls.append(0)
+        if len(calls) == 4:
+            raise Cut
+        return real(*arguments)
 
-        monkeypatch.setattr(train_module, "shard_batch", shard)
-        with pytest.raises(Cut):
-            train(config, str(tmp_path), jax.devices()[:1])
-    monkeypatch.setattr(train_module, "shard_batch", real)
+    monkeypatch.setattr(train_module, "shard_batch", shard)
+    with pytest.raises(Cut):
+        train(config, str(tmp_path), jax.devices()[:1])
     train(config, str(tmp_path), jax.devices()[:1])
+    assert len(calls) == 4 + 4  # from step 2 on
     chex.assert_trees_all_equal(final_state(tmp_path), final_state(finished[0]))
     losses = [[row["g_loss"] for row in rows(workdir)] for workdir in (tmp_path, finished[0])]
     assert losses[0] == losses[1]
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, 7))
 
 
-def start(tmp_path, config, cache, workdir):
-    """The command of the README in a process of its own, with a config file of the test's."""
-    path = tmp_path / "config.py"
-    path.write_text(
-        "import json\nfrom ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
-    )
-    command = [*COMMAND, f"--config={path}", f"--workdir={workdir}"]
-    environment = os.environ | cache | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def wait_for(path, process, seconds=300):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, f"no {path}"
-        time.sleep(0.02)
-
-
-def test_kill_and_terminate(tmp_path, tiny, compilation_cache):
-    """Killed with -9 and asked to stop by SIGTERM, the same command goes on to the same end.
-
-    The uninterrupted run is a process too: XLA rounds otherwise with another number of CPU devices.
-    """
-    # Long enough that neither signal comes when the run has ended.
-    tiny.num_steps, tiny.checkpoint.every, tiny.sample.every = 60, 10, 0
-    whole, workdir = tmp_path / "whole", tmp_path / "run"
-    process = start(tmp_path, tiny, compilation_cache, whole)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
-    process = start(tmp_path, tiny, compilation_cache, workdir)
-    wait_for(workdir / "checkpoints" / "10", process)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-    process = start(tmp_path, tiny, compilation_cache, workdir)
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if line.startswith("step "):
-            process.send_signal(signal.SIGTERM)
-            break
-    seen += process.stdout.readlines()
-    assert process.wait() == 0, "".join(seen)
-    process.stdout.close()
-    output = "".join(seen)
-    assert "Continues" in output
-    assert "The same command continues" in output
-    stopped = Checkpoints(str(workdir / "checkpoints")).latest_step()
-    assert 10 < stopped < 60
-
-    process = start(tmp_path, tiny, compilation_cache, workdir)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
-    chex.assert_trees_all_equal(final_state(workdir), final_state(whole))
-
-
-def test_a_stop_while_pictures_are_drawn_saves_that_step(tiny, tmp_path, monkeypatch):
-    tiny.checkpoint.every = 0
-    monkeypatch.setattr(train_module, "save_grid", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    assert int(train(tiny, str(tmp_path), jax.devices()[:1]).step) == 4
-    assert Checkpoints(str(tmp_path / "checkpoints")).latest_step() == 4
-
-
-def test_a_checkpoint_of_eight_replicas_resumes_on_one_and_back(tiny, tmp_path):
-    tiny.num_steps = 2
-    state = train(tiny, str(tmp_path), jax.devices())
-    tiny.num_steps = 4
-    tiny.batch_size = 16  # the same global batch
-    on_one = train(tiny, str(tmp_path), jax.devices()[:1])
-    tiny.num_steps = 6
-    tiny.batch_size = 2
-    on_eight = train(tiny, str(tmp_path), jax.devices())
-    assert [int(s.step) for s in (state, on_one, on_eight)] == [2, 4, 6]
-    chex.assert_tree_all_finite(on_eight)
-    progress = Checkpoints(str(tmp_path / "checkpoints")).progress(6)
+def test_a_checkpoint_of_eight_replicas_resumes_on_one_and_back(quick, tiny, tmp_path):
+    """On the same images: the whole batch is the same."""
+    whole = train(tiny, str(tmp_path / "whole"), jax.devices())
+    for num_steps, batch_size, num_devices in ((2, 2, 8), (4, 16, 1), (6, 2, 8)):
+        tiny.num_steps, tiny.batch_size = num_steps, batch_size
+        state = train(tiny, str(tmp_path / "run"), jax.devices()[:num_devices])
+        assert int(state.step) == num_steps
+    chex.assert_tree_all_finite(state)
+    chex.assert_trees_all_close(state, whole, rtol=1e-5)
+    progress = Checkpoints(str(tmp_path / "run" / "checkpoints")).progress(6)
     assert progress.examples_seen == 6 * 16
 
 
@@ -196,7 +147,7 @@ def test_a_checkpoint_that_does_not_fit_names_the_field(finished, tiny):
         train(tiny, str(finished[0]), jax.devices()[:1])
 
 
-def test_the_attention_of_a_run_may_be_exchanged(finished, tiny, tmp_path, capsys):
+def test_the_attention_of_a_run_may_be_exchanged(finished, quick, tiny, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     tiny.generator.attention = {"16": {"name": "dense"}}
@@ -206,13 +157,27 @@ def test_the_attention_of_a_run_may_be_exchanged(finished, tiny, tmp_path, capsy
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(finished, tmp_path, monkeypatch):
+    """Weights that are too large for a number, as of a rate that is too high."""
     workdir, config = tmp_path / "run", finished[1].copy_and_resolve_references()
     shutil.copytree(finished[0], workdir)
     config.num_steps = 12
-    config.adam.g_lr = 1e30
-    config.adam.d_lr = 1e30
     config.checkpoint.every = 5
-    with pytest.raises(FloatingPointError, match=r"step \d+: .*not finite.*checkpoint is step 6"):
+    real = train_module.parallel_step
+
+    def diverging(gan, devices):
+        step, number = real(gan, devices), iter(range(7, 13))
+
+        def diverge(state, batch, rng):
+            state, metrics = step(state, batch, rng)
+            if next(number) == 8:
+                params = jax.tree.map(lambda leaf: leaf * 1e30, state.generator.params)
+                state = state.replace(generator=state.generator.replace(params=params))
+            return state, metrics
+
+        return diverge
+
+    monkeypatch.setattr(train_module, "parallel_step", diverging)
+    with pytest.raises(FloatingPointError, match=r"step 9: .*not finite.*checkpoint is step 6"):
         train(config, str(workdir), jax.devices()[:1])
     chex.assert_tree_all_finite(final_state(workdir))
 
@@ -224,40 +189,19 @@ def test_wrong_data_is_told_before_the_long_compilation(tiny, tmp_path):
         train(tiny, str(tmp_path / "run"), jax.devices()[:1])
 
 
-def test_skipped_images_are_reported(finished, tmp_path, capsys):
+def test_skipped_images_are_reported(quick, tiny, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for index in range(3):
         pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
     (tmp_path / "1.png").write_bytes(b"broken")
-    config = finished[1].copy_and_resolve_references()
-    config.num_steps = 2
-    config.data.source, config.data.path = "folder", str(tmp_path)
-    config.data.skip_corrupt = True
-    train(config, str(tmp_path / "run"), jax.devices()[:1])
+    tiny.num_steps = 2
+    tiny.data.source, tiny.data.path = "folder", str(tmp_path)
+    tiny.data.skip_corrupt = True
+    train(tiny, str(tmp_path / "run"), jax.devices()[:1])
     output = capsys.readouterr().out
     assert output.count("Skipped (1 of 3 so far)") == 1
     assert "1.png" in output
-
-
-def test_the_sample_command(finished, compilation_cache):
-    command = [sys.executable, "-m", "biggan.sample", f"--workdir={finished[0]}", "--num=5"]
-    environment = os.environ | compilation_cache | {"JAX_PLATFORMS": "cpu"}
-    for extra, name in (
-        (["--truncation=0.7", "--seed=1"], "sampled_step0000006_seed1"),
-        (["--standing_statistics", "--noema", "--step=4"], "sampled_step0000004_seed0"),
-    ):
-        done = subprocess.run(
-            [*command, *extra], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-        assert "5 images" in done.stdout
-        files = sorted(path.name for path in (finished[0] / name).iterdir())
-        assert files == [*(f"{index:05d}.png" for index in range(5)), "grid.png"]
-    missing = subprocess.run(
-        [*command, "--step=5"], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert missing.returncode != 0
-    assert "no checkpoint of step 5" in missing.stderr
 
 
 def test_the_sampling_notebook(finished, monkeypatch):

@@ -10,12 +10,13 @@ import numpy as np
 import optax
 
 from biggan import train_step as train_step_module
-from biggan.experiment import build_gan, build_state
+from biggan.experiment import build_gan
 from biggan.losses import orthogonal_gradient
 from biggan.parallel import parallel_step, shard_batch
 from biggan.state import NetworkState
-from biggan.train_step import Batch, discriminator_step, latents, train_step
+from biggan.train_step import Batch, discriminator_step, latents
 from smyrf_jax import Method
+from tests.biggan.variables import state_of
 from training.parallel import AXIS, replicate, to_host
 
 
@@ -57,8 +58,7 @@ def test_eight_replicas_equal_one_on_the_same_global_batch(tiny):
             # The trace of decay 0 keeps the last gradient in the state.
             optimizer = optax.chain(optax.trace(decay=0.0), gan.g_optimizer)
             gan = dataclasses.replace(gan, g_optimizer=optimizer, d_optimizer=optimizer)
-            state = jax.jit(functools.partial(build_state, tiny, gan))()
-            state = in_float64(state)
+            state = in_float64(state_of(tiny, gan))
             devices = jax.devices()[:num_devices]
             step, replicas = parallel_step(gan, devices), replicate(state, devices)
             for index in range(2):
@@ -70,12 +70,11 @@ def test_eight_replicas_equal_one_on_the_same_global_batch(tiny):
                 np.testing.assert_array_equal(shards, np.broadcast_to(shards[:1], shards.shape))
             results.append((to_host(replicas), to_host(metrics)))
         chex.assert_trees_all_close(*results, rtol=1e-7, atol=1e-9)
-        before = jax.device_get(state)
         for network in ("generator", "discriminator"):
             moved = jax.tree.map(
                 lambda new, old: np.abs(new - old).max(),
                 getattr(results[0][0], network).params,
-                getattr(before, network).params,
+                getattr(state, network).params,
             )
             assert max(jax.tree.leaves(moved)) > 1e-6
 
@@ -94,10 +93,9 @@ def test_every_replica_draws_its_own_noise_and_hash_directions(tiny):
     assert len(np.unique(np.asarray(directions)[..., 0])) == 8
 
     # And the generator is given such a key: images differ by nothing else here.
-    state = jax.jit(functools.partial(build_state, tiny, gan))()
+    state = state_of(tiny, gan)
     params = state.generator.params
-    params["linear"] = jax.tree.map(jnp.zeros_like, params["linear"])
-    params["attention1"]["gamma"] = jnp.ones(())
+    params["linear"] = jax.tree.map(np.zeros_like, params["linear"])
 
     def generate(rng):
         return train_step_module._generate(gan, params, state.generator.stats, 2, rng)[0]
@@ -119,8 +117,7 @@ def test_accumulated_gradients_are_the_mean_of_the_micro_batches(tiny, monkeypat
     with jax.enable_x64(True):
         tiny.generator.attention = {}
         gan = dataclasses.replace(build_gan(tiny), axis_name=None, d_optimizer=optax.sgd(1.0))
-        state = jax.jit(functools.partial(build_state, tiny, gan))()
-        state = in_float64(state)
+        state = in_float64(state_of(tiny, gan))
         noise = jax.random.normal(jax.random.key(0), (2, 8))
         monkeypatch.setattr(train_step_module, "latents", lambda *_: (noise, jnp.zeros(2, jnp.int32)))
         images, labels = images_for(tiny, 4)
@@ -144,15 +141,15 @@ def test_accumulated_gradients_are_the_mean_of_the_micro_batches(tiny, monkeypat
 
 
 def test_the_average_is_a_copy_until_its_start(tiny):
-    gan = dataclasses.replace(build_gan(tiny), axis_name=None)
-    state = jax.jit(functools.partial(build_state, tiny, gan))()
-    step = jax.jit(functools.partial(train_step, gan))
-    images, labels = images_for(tiny, 2)
-    batch = shard_batch(gan, images, labels, 1)
-    batch = jax.tree.map(lambda array: array[0], batch)
+    gan = build_gan(tiny)
+    devices = jax.devices()[:1]
+    state = state_of(tiny, gan)
+    step, replicas = parallel_step(gan, devices), replicate(state, devices)
+    batch = shard_batch(gan, *images_for(tiny, 2), 1)
     for number in range(4):
         before = state
-        state, metrics = step(state, batch, jax.random.key(0))
+        replicas, metrics = step(replicas, batch, jax.random.key(0))
+        state = to_host(replicas)
         live = {
             "params": state.generator.params,
             "batch_stats": state.generator.stats["batch_stats"],
@@ -169,24 +166,27 @@ def test_the_average_is_a_copy_until_its_start(tiny):
 
 
 def test_orthogonal_gradient_is_that_of_the_penalty():
-    rngs = jax.random.split(jax.random.key(0), 4)
-    params = {
-        "conv": {
-            "kernel": jax.random.normal(rngs[0], (3, 3, 2, 4)),
-            "bias": jax.random.normal(rngs[1], (4,)),
-        },
-        "table": {"embedding": jax.random.normal(rngs[2], (3, 5))},
-        "shared": {"embedding": jax.random.normal(rngs[3], (3, 5))},
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv": {"kernel": (3, 3, 2, 4), "bias": (4,)},
+        "table": {"embedding": (3, 5)},
+        "shared": {"embedding": (3, 5)},
     }
+    params = jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype(np.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
 
-    def penalty(params):
+    @jax.jit
+    @jax.grad
+    def of_penalty(params):
         rows = [params["conv"]["kernel"].reshape(-1, 4).T, params["table"]["embedding"]]
         grams = [row @ row.T for row in rows]
         return sum(jnp.sum((gram * (1 - jnp.eye(len(gram)))) ** 2) / 2 for gram in grams)
 
-    chex.assert_trees_all_close(
-        orthogonal_gradient(params, exclude=("shared",)), jax.grad(penalty)(params), rtol=1e-4
-    )
+    found = jax.jit(functools.partial(orthogonal_gradient, exclude=("shared",)))(params)
+    chex.assert_trees_all_close(found, of_penalty(params), rtol=1e-4)
 
 
 def test_orthogonal_regularisation_changes_the_update(tiny):
