@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -19,3 +20,10 @@ KEPT = {
 for name, value in KEPT.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def released_programs():
+    """A file's programs are let go of after it: those of all files take many GB. Kept ones are read anew."""
+    yield
+    jax.clear_caches()
