@@ -151,6 +151,7 @@ def smyrf_attention(
     value: Float[Array, "*B S M V"],
     mask: Bool[Array, "*#B #N 1 S"] | None = None,
     *,
+    query_mask: Bool[Array, "*#B #N 1 T"] | None = None,
     rng: Key[Array, ""],
     num_hashes: int,
     cluster_size: int,
@@ -170,6 +171,7 @@ def smyrf_attention(
         key: [*B, S, M, D]; M divides N, and N / M neighbouring query heads share a key head.
         value: [*B, S, M, V].
         mask: [*B, 1|N, 1, S], True keeps a key; None keeps all. A query without keys gives zeros.
+        query_mask: [*B, 1|N, 1, T], True keeps a query, as for `attention`.
         rng: typed key (`jax.random.key`); the same key gives the same output.
         num_hashes: R, hash rounds.
         cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
@@ -200,7 +202,7 @@ def smyrf_attention(
     method: Method = Smyrf(num_hashes, cluster_size, deduplicate, clusters_see_future=clusters_see_future)
     settings = {"num_hashes": num_hashes, "cluster_size": cluster_size}
     if implementation == "auto":
-        check_arguments(query, key, value, mask)  # before their shapes are read
+        check_arguments(query, key, value, mask, query_mask)  # before their shapes are read
         if dense_is_faster(query.shape[-3], key.shape[-3], **settings):
             implementation = "dense"
     return attention(
@@ -209,6 +211,7 @@ def smyrf_attention(
         value,
         method=Dense() if implementation == "dense" else method,
         mask=mask,
+        query_mask=query_mask,
         rng=rng,
         scale=scale,
         is_causal=is_causal,
