@@ -1,6 +1,7 @@
 """The BigGAN discriminator."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from biggan.layers import (
     spectral,
 )
 from smyrf_jax import Method
+from smyrf_jax.floats import float32_at_least
 
 
 class Discriminator(nn.Module):
@@ -27,6 +29,8 @@ class Discriminator(nn.Module):
 
     resolution, channels, num_classes, attention, sn_eps, remat: as in `Generator`. The attention
         block stands behind the block with that output size: 64 at most at 128, 128 at most at 256.
+    dtype: of the activations, as in `Generator`. Parameters, the sum over space and scores are float32
+        with both.
 
     Source: BigGAN (arXiv:1809.11096), appendix B.
     """
@@ -37,6 +41,7 @@ class Discriminator(nn.Module):
     attention: Mapping[int, Method] = nn.FrozenDict()
     sn_eps: float = 1e-6
     remat: bool = False
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -60,20 +65,24 @@ class Discriminator(nn.Module):
         if self.remat:
             block_class = nn.remat(DiscriminatorBlock, static_argnums=(2,))
             attention_class = nn.remat(AttentionBlock, static_argnums=(2,))
-        x = images
+        x = images.astype(self.dtype)
         for index, multiplier in enumerate(multipliers):
             x = block_class(
                 multiplier * self.channels,
                 first=index == 0,
                 down=index < num_halvings,
                 sn_eps=self.sn_eps,
+                dtype=self.dtype,
                 name=f"block{index}",
             )(x, train)
             size = x.shape[1]
             if size in self.attention:
-                attend = attention_class(self.attention[size], self.sn_eps, name=f"attention{index}")
+                attend = attention_class(
+                    self.attention[size], self.sn_eps, self.dtype, name=f"attention{index}"
+                )
                 x = attend(x, train)
-        features = jnp.sum(jax.nn.relu(x), axis=(1, 2))
-        score = spectral(dense(1, name="linear"), self.sn_eps)(features, train)[:, 0]
-        projection = ClassProjection(self.num_classes, features.shape[-1], name="embed")
+        wide = float32_at_least(jnp.dtype(self.dtype))
+        features = jnp.sum(jax.nn.relu(x), axis=(1, 2), dtype=wide)
+        score = spectral(dense(1, dtype=wide, name="linear"), self.sn_eps)(features, train)[:, 0]
+        projection = ClassProjection(self.num_classes, features.shape[-1], wide, name="embed")
         return score + jnp.sum(spectral(projection, self.sn_eps)(labels, train) * features, axis=-1)

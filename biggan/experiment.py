@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -23,6 +24,7 @@ from training.parallel import AXIS
 
 # How the names of the config's fields begin that decide what arrays a state has.
 STATE_FIELDS = ("generator.", "discriminator.", "ema.")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -44,13 +46,17 @@ def build_gan(config: ml_collections.ConfigDict) -> GAN:
     for name in ("batch_size", "d_steps", "accumulation", "num_steps"):
         if config[name] < 1:
             raise ValueError(f"config.{name} must be positive, got {config[name]}.")
+    # Runs that began before the field was there have none in their config.json.
+    dtype = config.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"config.dtype should be one of {list(DTYPES)}, but got {dtype!r}.")
     fields = _fields(config.generator)
     if fields.pop("cross_replica_bn"):
         fields["axis_name"] = AXIS
     adam = functools.partial(optax.adam, b1=config.adam.b1, b2=config.adam.b2, eps=config.adam.eps)
     return GAN(
-        Generator(**fields),
-        Discriminator(**_fields(config.discriminator)),
+        Generator(**fields, dtype=DTYPES[dtype]),
+        Discriminator(**_fields(config.discriminator), dtype=DTYPES[dtype]),
         g_optimizer=adam(config.adam.g_lr),
         d_optimizer=adam(config.adam.d_lr),
         d_steps=config.d_steps,

@@ -1,6 +1,7 @@
 """The BigGAN generator."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,7 @@ from biggan.layers import (
     spectral,
 )
 from smyrf_jax import Method
+from smyrf_jax.floats import float32_at_least
 
 OUTPUT_BN_EPS = 1e-5  # whatever bn_eps is, as in the original
 
@@ -38,6 +40,8 @@ class Generator(nn.Module):
         "hashing"; without it they are always the same.
     axis_name: the batch statistics are those of all replicas on this axis; None: of the own one.
     remat: blocks recompute their activations in the backward pass: less memory, more time.
+    dtype: of the activations: float32, or bfloat16 for half their memory. Parameters, statistics and
+        images are float32 with both.
 
     Source: BigGAN (arXiv:1809.11096), appendix B.
     """
@@ -53,6 +57,7 @@ class Generator(nn.Module):
     sn_eps: float = 1e-6
     axis_name: str | None = None
     remat: bool = False
+    dtype: Any = jnp.float32
 
     @property
     def num_slots(self) -> int:
@@ -88,7 +93,7 @@ class Generator(nn.Module):
             chunks = jnp.split(noise, self.num_slots, axis=-1)
         # Channel-major, as in the original, so that its weights need no shuffling.
         width = multipliers[0] * self.channels
-        x = spectral(dense(width * 16, name="linear"), self.sn_eps)(chunks[0], train)
+        x = spectral(dense(width * 16, dtype=self.dtype, name="linear"), self.sn_eps)(chunks[0], train)
         x = x.reshape(-1, width, 4, 4).transpose(0, 2, 3, 1)
         block_class, attention_class = GeneratorBlock, AttentionBlock
         if self.remat:
@@ -101,6 +106,7 @@ class Generator(nn.Module):
                 self.bn_eps,
                 self.sn_eps,
                 self.axis_name,
+                self.dtype,
                 name=f"block{index}",
             )
             of_block = condition
@@ -109,8 +115,10 @@ class Generator(nn.Module):
             x = block(x, of_block, train)
             size = x.shape[1]
             if size in self.attention:
-                attend = attention_class(self.attention[size], self.sn_eps, name=f"attention{index}")
+                attend = attention_class(
+                    self.attention[size], self.sn_eps, self.dtype, name=f"attention{index}"
+                )
                 x = attend(x, train)
-        x = batch_norm(train, OUTPUT_BN_EPS, self.axis_name, "output_norm", affine=True)(x)
-        x = spectral(conv3x3(3, name="output_conv"), self.sn_eps)(jax.nn.relu(x), train)
-        return jnp.tanh(x)
+        x = batch_norm(train, OUTPUT_BN_EPS, self.axis_name, "output_norm", affine=True, dtype=self.dtype)(x)
+        x = spectral(conv3x3(3, dtype=self.dtype, name="output_conv"), self.sn_eps)(jax.nn.relu(x), train)
+        return jnp.tanh(x.astype(float32_at_least(jnp.dtype(self.dtype))))

@@ -5,6 +5,10 @@ Spectral norm and batch norm are linen's. Three things of theirs differ from the
 - In evaluation both take a fresh power step from the stored vector and do not store it: the same.
 - linen's running variance is the biased batch variance, PyTorch's the unbiased one (n / (n - 1) times
   larger). linen's is kept; nothing in training reads it, and converted weights bring their own.
+
+The field `dtype` of a layer is that of its output and of what it multiplies by a kernel: float32, or
+bfloat16 for half the memory. Parameters, statistics and the spectral norm stay float32. So do sums over a
+whole map, the gradients of biases and gains among them.
 """
 
 import functools
@@ -14,31 +18,45 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import Array
 from jaxtyping import Float, Int
 
 from smyrf_jax import Method, attention
 from smyrf_jax.flax_adapter import hashing_rng
+from smyrf_jax.floats import float32_at_least
 
 SPECTRAL_NORM = "spectral_norm"  # its own collection: an average of its vectors would shrink them
 
+
+def _all_but_the_bias(*arrays: Array | None, dtype: Any = None, inexact: bool = True) -> list[Any]:
+    """A layer's inputs, kernel and bias as it computes with them: the first two in dtype."""
+    *factors, bias = arrays
+    # A bfloat16 bias would have its gradient summed in bfloat16, over every pixel: 256 + 1 is 256 there.
+    return [*promote_dtype(*factors, dtype=dtype, inexact=inexact), bias]
+
+
 orthogonal = nn.initializers.orthogonal()
-conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=orthogonal)
-conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=orthogonal)
-dense = functools.partial(nn.Dense, kernel_init=orthogonal)
+conv3x3 = functools.partial(
+    nn.Conv, kernel_size=(3, 3), kernel_init=orthogonal, promote_dtype=_all_but_the_bias
+)
+conv1x1 = functools.partial(
+    nn.Conv, kernel_size=(1, 1), kernel_init=orthogonal, promote_dtype=_all_but_the_bias
+)
+dense = functools.partial(nn.Dense, kernel_init=orthogonal, promote_dtype=_all_but_the_bias)
 
 
-def spectral(layer: nn.Module, eps: float) -> Callable[[Array, bool], Array]:
+def spectral(layer: Any, eps: float) -> Callable[[Array, bool], Array]:
     """`layer` with its kernel over its largest singular value; call it with (inputs, train).
 
     One power iteration a call; with train the vector is stored. eps floors the vectors' norms.
     Source: Miyato et al., 2018 (arXiv:1802.05957).
     """
     normed = nn.SpectralNorm(layer, epsilon=eps**2, collection_name=SPECTRAL_NORM, name=f"{layer.name}_norm")
-    return lambda inputs, train: normed(inputs, update_stats=train)
+    return lambda inputs, train: normed(inputs, update_stats=train).astype(layer.dtype)
 
 
-def batch_norm(train: bool, eps: float, axis_name: str | None, name: str, affine: bool) -> Any:
+def batch_norm(train: bool, eps: float, axis_name: str | None, name: str, affine: bool, dtype: Any) -> Any:
     """nn.BatchNorm of the batch (train) or of the running statistics, over axis_name if given."""
     return nn.BatchNorm(
         use_running_average=not train,
@@ -47,6 +65,7 @@ def batch_norm(train: bool, eps: float, axis_name: str | None, name: str, affine
         use_scale=affine,
         use_bias=affine,
         axis_name=axis_name,
+        dtype=dtype,
         name=name,
     )
 
@@ -67,22 +86,24 @@ class ConditionalBatchNorm(nn.Module):
     bn_eps: float
     sn_eps: float
     axis_name: str | None
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, inputs: Float[Array, "B H W C"], condition: Array, train: bool
     ) -> Float[Array, "B H W C"]:
-        channels = inputs.shape[-1]
+        channels, wide = inputs.shape[-1], float32_at_least(jnp.dtype(self.dtype))
 
         def linear(name: str) -> Array:
             if jnp.issubdtype(condition.dtype, jnp.integer):
-                table = nn.Embed(self.num_classes, channels, embedding_init=orthogonal, name=name)
+                table = nn.Embed(self.num_classes, channels, dtype=wide, embedding_init=orthogonal, name=name)
                 return table(condition)[:, None, None]
-            layer = dense(channels, use_bias=False, name=name)
+            layer = dense(channels, use_bias=False, dtype=wide, name=name)
             return spectral(layer, self.sn_eps)(condition, train)[:, None, None]
 
-        normed = batch_norm(train, self.bn_eps, self.axis_name, "norm", affine=False)(inputs)
-        return normed * (1 + linear("gain")) + linear("bias")
+        norm = batch_norm(train, self.bn_eps, self.axis_name, "norm", affine=False, dtype=wide)
+        output = norm(inputs) * (1 + linear("gain")) + linear("bias")
+        return output.astype(self.dtype)
 
 
 class AttentionBlock(nn.Module):
@@ -96,13 +117,15 @@ class AttentionBlock(nn.Module):
 
     method: Method
     sn_eps: float
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
         batch, height, width, channels = inputs.shape
 
         def conv(features: int, name: str, x: Array) -> Array:
-            return spectral(conv1x1(features, use_bias=False, name=name), self.sn_eps)(x, train)
+            layer = conv1x1(features, use_bias=False, dtype=self.dtype, name=name)
+            return spectral(layer, self.sn_eps)(x, train)
 
         def tokens(x: Array) -> Array:
             return x.reshape(batch, -1, 1, x.shape[-1])
@@ -113,7 +136,7 @@ class AttentionBlock(nn.Module):
         output: Any = attention(query, key, value, method=self.method, rng=hashing_rng(self), scale=1.0)
         output = conv(channels, "o", output.reshape(batch, height, width, channels // 2))
         gamma = self.param("gamma", nn.initializers.zeros, ())
-        return gamma * output + inputs
+        return (gamma * output + inputs).astype(self.dtype)
 
 
 class ClassProjection(nn.Module):
@@ -122,11 +145,12 @@ class ClassProjection(nn.Module):
 
     num_classes: int
     features: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, labels: Int[Array, " B"]) -> Float[Array, "B F"]:
         kernel = self.param("kernel", orthogonal, (self.features, self.num_classes))
-        return jnp.take(kernel, labels, axis=1, mode="clip").T
+        return jnp.take(kernel, labels, axis=1, mode="clip").T.astype(self.dtype)
 
 
 def upsample(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
@@ -161,17 +185,19 @@ class GeneratorBlock(nn.Module):
     bn_eps: float
     sn_eps: float
     axis_name: str | None
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, condition: Array, train: bool) -> Array:
         norm = functools.partial(
-            ConditionalBatchNorm, self.num_classes, self.bn_eps, self.sn_eps, self.axis_name
+            ConditionalBatchNorm, self.num_classes, self.bn_eps, self.sn_eps, self.axis_name, self.dtype
         )
+        conv = functools.partial(conv3x3, self.channels, dtype=self.dtype)
         hidden = jax.nn.relu(norm(name="bn1")(x, condition, train))
-        hidden = spectral(conv3x3(self.channels, name="conv1"), self.sn_eps)(upsample(hidden), train)
+        hidden = spectral(conv(name="conv1"), self.sn_eps)(upsample(hidden), train)
         hidden = jax.nn.relu(norm(name="bn2")(hidden, condition, train))
-        hidden = spectral(conv3x3(self.channels, name="conv2"), self.sn_eps)(hidden, train)
-        shortcut = conv1x1(self.channels, name="conv_shortcut")
+        hidden = spectral(conv(name="conv2"), self.sn_eps)(hidden, train)
+        shortcut = conv1x1(self.channels, dtype=self.dtype, name="conv_shortcut")
         return hidden + spectral(shortcut, self.sn_eps)(upsample(x), train)
 
 
@@ -187,16 +213,18 @@ class DiscriminatorBlock(nn.Module):
     first: bool
     down: bool
     sn_eps: float
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        conv = functools.partial(conv3x3, self.channels, dtype=self.dtype)
         hidden = x if self.first else jax.nn.relu(x)
-        hidden = spectral(conv3x3(self.channels, name="conv1"), self.sn_eps)(hidden, train)
+        hidden = spectral(conv(name="conv1"), self.sn_eps)(hidden, train)
         hidden = jax.nn.relu(hidden)
-        hidden = spectral(conv3x3(self.channels, name="conv2"), self.sn_eps)(hidden, train)
+        hidden = spectral(conv(name="conv2"), self.sn_eps)(hidden, train)
         pool = downsample if self.down else lambda x: x
         shortcut = pool(x) if self.first else x
         if self.down or x.shape[-1] != self.channels:
-            layer = conv1x1(self.channels, name="conv_shortcut")
+            layer = conv1x1(self.channels, dtype=self.dtype, name="conv_shortcut")
             shortcut = spectral(layer, self.sn_eps)(shortcut, train)
         return pool(hidden) + (shortcut if self.first else pool(shortcut))

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             "batch_size": 4,  # a replica
             "d_steps": 2,
             "accumulation": 1,
+            "dtype": "float32",  # of activations: float32, as in the authors' program, or bfloat16
             "generator": {
                 "resolution": 128,
                 "channels": 96,

@@ -30,6 +30,7 @@ def test_a_config_says_what_it_is(name):
 @pytest.mark.parametrize("name", sorted(GANS))
 def test_a_config_builds(name):
     config = config_of(name)
+    assert config.dtype == "float32"  # as the authors' program
     gan = build_gan(config)
     state = jax.eval_shape(lambda: build_state(config, gan))
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state)) > 1e6

@@ -76,7 +76,7 @@ class Network:
         self.d_sizes = [16, 8] if resolution == 32 else [int(d["D_attn"])]
         if d["D_attn"] == "128" and resolution == 128:
             self.d_sizes = []  # D at 128 has no such stage
-        shared = {"resolution": resolution, "num_classes": g["n_classes"]}
+        shared = {"resolution": resolution, "num_classes": g["n_classes"], "dtype": dtype}
         self.generator = Generator(
             channels=g["G_ch"],
             dim_z=g["dim_z"],

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from biggan import train as train_module
-from biggan.experiment import read_config, restore_state
+from biggan.experiment import build_gan, read_config, restore_state
 from biggan.train import GANTask, train
 from tests.biggan.variables import state_of
 from training.checkpoint import Checkpoints
@@ -154,6 +154,17 @@ def test_the_attention_of_a_run_may_be_exchanged(finished, quick, tiny, tmp_path
     tiny.num_steps = 7
     assert int(train(tiny, str(workdir), jax.devices()[:1]).step) == 7
     assert "config.generator.attention.16.name was 'smyrf', is 'dense'" in capsys.readouterr().out
+
+
+def test_a_run_from_before_the_field_dtype_is_read(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    del config["dtype"]
+    path.write_text(json.dumps(config))
+    chex.assert_trees_all_equal(final_state(workdir), final_state(finished[0]))
+    assert build_gan(read_config(str(workdir))).generator == build_gan(finished[1]).generator
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(finished, tmp_path, monkeypatch):

@@ -39,6 +39,11 @@ def in_float64(tree):
     return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
 
 
+def computing_in(dtype, gan):
+    networks = {name: getattr(gan, name).clone(dtype=dtype) for name in ("generator", "discriminator")}
+    return dataclasses.replace(gan, **networks)
+
+
 def of_each_replica(function, rng):
     """function(rng) on eight replicas, with the same rng."""
     mapped = jax.pmap(lambda _, rng: function(rng), axis_name=AXIS, in_axes=(0, None))
@@ -54,7 +59,7 @@ def test_eight_replicas_equal_one_on_the_same_global_batch(tiny):
         results = []
         for num_devices in (8, 1):
             tiny.batch_size = 8 // num_devices
-            gan = build_gan(tiny)
+            gan = computing_in(jnp.float64, build_gan(tiny))
             # The trace of decay 0 keeps the last gradient in the state.
             optimizer = optax.chain(optax.trace(decay=0.0), gan.g_optimizer)
             gan = dataclasses.replace(gan, g_optimizer=optimizer, d_optimizer=optimizer)
@@ -116,7 +121,8 @@ def test_noise_does_not_depend_on_the_number_of_replicas(tiny):
 def test_accumulated_gradients_are_the_mean_of_the_micro_batches(tiny, monkeypatch):
     with jax.enable_x64(True):
         tiny.generator.attention = {}
-        gan = dataclasses.replace(build_gan(tiny), axis_name=None, d_optimizer=optax.sgd(1.0))
+        gan = computing_in(jnp.float64, build_gan(tiny))
+        gan = dataclasses.replace(gan, axis_name=None, d_optimizer=optax.sgd(1.0))
         state = in_float64(state_of(tiny, gan))
         noise = jax.random.normal(jax.random.key(0), (2, 8))
         monkeypatch.setattr(train_step_module, "latents", lambda *_: (noise, jnp.zeros(2, jnp.int32)))
@@ -163,6 +169,27 @@ def test_the_average_is_a_copy_until_its_start(tiny):
     chex.assert_trees_all_equal(sampling["params"], state.ema["params"])
     # An average of power-iteration vectors would shrink them.
     chex.assert_trees_all_equal(sampling["spectral_norm"], state.generator.stats["spectral_norm"])
+
+
+def test_a_step_in_bfloat16_keeps_the_state_in_float32(tiny):
+    tiny.dtype = "bfloat16"
+    gan = dataclasses.replace(build_gan(tiny), axis_name=None)
+    before = state_of(tiny, gan)
+    images, labels = images_for(tiny, 2)
+    batch = Batch(images[None, None], labels[None, None])
+    step = jax.jit(functools.partial(train_step_module.train_step, gan))
+    state, metrics = step(before, batch, jax.random.key(0))
+    chex.assert_tree_all_finite((state, metrics))
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, before)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((state, metrics))}
+    assert dtypes == {np.dtype(np.float32), np.dtype(np.int32)}  # int32: the numbers of steps
+    for new, old in zip(
+        (*vars(state.generator).values(), *vars(state.discriminator).values(), state.ema),
+        (*vars(before.generator).values(), *vars(before.discriminator).values(), before.ema),
+        strict=True,
+    ):
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), new, old)
+        assert max(jax.tree.leaves(moved)) > 1e-6
 
 
 def test_orthogonal_gradient_is_that_of_the_penalty():
