@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
+from smyrf_jax.blockwise import Implementation, check_implementation
 from smyrf_jax.budget import dense_is_faster
 from smyrf_jax.checks import (
     check_arguments,
@@ -18,6 +19,7 @@ from smyrf_jax.checks import (
 )
 from smyrf_jax.floats import float32_at_least
 from smyrf_jax.methods import Canopy, Dense, Method, Smyrf
+from smyrf_jax.methods.method import Clustered
 from smyrf_jax.padding import both, mask_of_lengths, of_tokens, without_masked
 from smyrf_jax.sharding import over_shards
 
@@ -36,6 +38,7 @@ def attention(
     query_seq_lengths: Int[Array, "*B"] | None = None,
     key_value_seq_lengths: Int[Array, "*B"] | None = None,
     return_residual: bool = False,
+    implementation: Implementation | None = None,
     bias: None = None,
     local_window_size: None = None,
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
@@ -78,6 +81,10 @@ def attention(
         return_residual: return the logsumexp as well, with which `merge_attention` puts attentions over
             several sets of keys together. (Smyrf counts a key in every round in which it is met, in the
             logsumexp too, unless deduplicate is set.)
+        implementation: of methods with clusters. None: the fastest of the platform that the program is for.
+            "loop", what CPUs run: a few clusters at a time, read and written where they lie. "gather", what
+            GPUs run: tokens gathered into clusters and back, no scatter. "pallas", what TPUs run: the same,
+            and clusters attended by kernels; interpreted, slowly, on other platforms. All do the same.
         bias: refused: it needs memory for every pair.
         local_window_size: refused: method=Local(window=...) says it.
 
@@ -105,6 +112,12 @@ def attention(
             "local_window_size is not supported: for n keys on both sides take "
             "method=Local(window=2 * n + 1)."
         )
+    check_implementation(implementation)
+    if implementation is not None and not isinstance(method, Clustered):
+        raise ValueError(
+            f"{type(method).__name__} has no implementations to choose from: leave out "
+            f"implementation={implementation!r}."
+        )
     rng = rng_of(rng)
     query, scale = with_positive_scale(query, scale_of(scale, query.shape[-1]))
     lengths = query_seq_lengths, key_value_seq_lengths
@@ -118,7 +131,7 @@ def attention(
     if is_empty(query, key):
         output, logsumexp = empty_attention(query, value)
     else:
-        attend = functools.partial(_attend, method, is_causal)
+        attend = functools.partial(_attend, method, is_causal, implementation)
         scale = jnp.asarray(scale, float32_at_least(query.dtype))
         output, logsumexp = over_shards(attend, query, key, value, mask, query_mask, rng, scale)
     return (output, logsumexp) if return_residual else output
@@ -127,6 +140,7 @@ def attention(
 def _attend(
     method: Method,
     is_causal: bool,
+    implementation: Implementation | None,
     query: Array,
     key: Array,
     value: Array,
@@ -137,6 +151,8 @@ def _attend(
 ) -> tuple[Array, Array]:
     query, key, value = without_masked(query, key, value, mask, query_mask)
     options: dict[str, Any] = {"rng": rng, "scale": scale, "is_causal": is_causal}
+    if implementation is not None:
+        options["implementation"] = implementation
     if query_mask is None:
         return method.attend(query, key, value, mask, **options)
     output, logsumexp = method.attend(query, key, value, mask, query_mask=query_mask, **options)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from smyrf_jax.blockwise import Inputs, Rules, blockwise_attention
+from smyrf_jax.blockwise import Implementation, Inputs, Rules, blockwise_attention, check_implementation
 from smyrf_jax.checks import (
     check_arguments,
     check_positive,
@@ -38,6 +38,7 @@ def clustered_attention(
     window: int | None = None,
     far_field: FarField | None = None,
     return_residual: bool = False,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "*B T N V"] | tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
     """Attention of each query to the keys of its clusters, merged over the hash rounds.
 
@@ -68,6 +69,7 @@ def clustered_attention(
             with. With it, each key counts once.
         return_residual: return the logsumexp as well, with which partial attentions can be merged
             (`merge_attention`).
+        implementation: as for `attention`.
 
     Returns:
         [*B, T, N, V] in the dtype of value; with return_residual also log sum_j c_ij e^{s_ij},
@@ -79,6 +81,7 @@ def clustered_attention(
     Source: SMYRF (arXiv:2010.05315), section 3; recomputed logits: FlashAttention (arXiv:2205.14135).
     """
     check_arguments(query, key, value, mask)
+    check_implementation(implementation)
     _check_clustering(query, clustering)
     if window is not None:
         check_positive(window=window)
@@ -101,6 +104,7 @@ def clustered_attention(
         deduplicate=deduplicate,
         window=window,
         far_field=far_field,
+        implementation=implementation,
     )
     return (output, logsumexp) if return_residual else output
 
@@ -118,12 +122,15 @@ def attend_in_clusters(
     window: int | None = None,
     far_field: FarField | None = None,
     complete: bool = False,
+    every_token: bool = False,
+    implementation: str | None = None,
 ) -> tuple[Array, Array]:
     """`clustered_attention`, unchecked: output and logsumexp.
 
     Keys and values are zero where they are masked, and the scale is not negative.
 
     complete: the clusters of the first round hold every key that is kept, and masked ones have no slot.
+    every_token: every query and key is in one cluster of each round.
     """
     if is_empty(query, key):
         return empty_attention(query, value)
@@ -134,11 +141,19 @@ def attend_in_clusters(
     if far_field is not None:
         keys, values = (repeat_heads(array, query.shape[-2]) for array in (key, value))
         far = far_field.estimates(
-            query, keys, values, clustering, mask, scale=scale, is_causal=is_causal, complete=complete
+            query,
+            keys,
+            values,
+            clustering,
+            mask,
+            scale=scale,
+            is_causal=is_causal,
+            complete=complete,
+            every_token=every_token,
         )
     batch = query.shape[:-3]
     deduplicate = clustering.query_order.shape[-3] > 1 and (deduplicate or far is not None)
-    rules = Rules(is_causal, deduplicate, known_product(batch), window)
+    rules = Rules(is_causal, deduplicate, known_product(batch), window, every_token, implementation)
     attend = functools.partial(blockwise_attention, rules)
     for _ in batch:
         attend = jax.vmap(attend, in_axes=(Inputs(0, 0, 0, None, 0, 0, 0),))  # type: ignore[arg-type]

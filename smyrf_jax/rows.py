@@ -1,19 +1,102 @@
 """Rows of tokens: taken in an order, multiplied, averaged; heads repeated."""
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from smyrf_jax.batching import in_groups, with_merged_batch
+from smyrf_jax.chips import source_bytes
 from smyrf_jax.floats import float32_at_least
 
 
 def take_rows(tokens: Num[Array, "T *A"] | Bool[Array, "T *A"], order: Int[Array, "*L C"]) -> Array:
     """Rows of tokens [T, ...] in an order; zeros (False) in empty slots."""
     return tokens.at[order].get(mode="fill", fill_value=0)
+
+
+def take_rows_of_each(
+    tokens: Num[Array, "A T W"], order: Int[Array, "A *L C"], *, empty: bool = True
+) -> Num[Array, "A *L C W"]:
+    """`take_rows` of each of A; on accelerators of so few at a time that their tokens fit vector memory.
+
+    Has no derivative. empty: some slots may be empty.
+    """
+    taken: Array = with_merged_batch(functools.partial(_take_rows_of_each, empty))(tokens, order)
+    return taken
+
+
+def _take_rows_of_each(empty: bool, tokens: Array, order: Array) -> Array:
+    """[B, A, T, W], [B, A, ...]."""
+    shape = *order.shape, tokens.shape[-1]
+
+    def at_once(tokens: Array, order: Array) -> Array:
+        return jax.vmap(jax.vmap(take_rows))(tokens, order)
+
+    def grouped(tokens: Array, order: Array) -> Array:
+        length, width = tokens.shape[2:]
+        tokens, order = (array.reshape(-1, *array.shape[2:]) for array in (tokens, order))
+
+        def group(tokens: Array, order: Array) -> Array:
+            number = jax.lax.broadcasted_iota(jnp.int32, order.shape, 0)
+            source, index = tokens.reshape(-1, width), number * length + order
+            if empty:
+                source = jnp.pad(source, [(0, 8), (0, 0)])
+                index = jnp.where(order < length, index, tokens.shape[0] * length)
+            return source.at[index].get(mode="promise_in_bounds")
+
+        row = -(-width // 128) * 128 * tokens.dtype.itemsize
+        found: Array = in_groups(group, tokens.shape[0], source_bytes() // (length * row), tokens, order)
+        return found.reshape(shape)
+
+    if 0 in (*tokens.shape, *order.shape):
+        return jnp.zeros(shape, tokens.dtype)
+    found: Array = jax.lax.platform_dependent(tokens, order, cpu=at_once, default=grouped)
+    return found
+
+
+@jax.custom_vjp
+def sums_of_pieces(
+    vectors: Float[Array, "A T W"], order: Int[Array, "A P C"], piece: Int[Array, "A T"]
+) -> Float[Array, "A P W"]:
+    """Sums of the vectors of each of P pieces. Its derivative is `of_its_piece`: gathers both, no scatter.
+
+    Args:
+        vectors: of T tokens.
+        order: the tokens of each piece; T marks an empty slot. A token is in one piece at most.
+        piece: of each token, the inverse; -1: none.
+    """
+    return jnp.sum(take_rows_of_each(vectors, order), axis=-2)
+
+
+@jax.custom_vjp
+def of_its_piece(
+    vectors: Float[Array, "A P W"], order: Int[Array, "A P C"], piece: Int[Array, "A T"]
+) -> Float[Array, "A T W"]:
+    """For each token the vector of its piece, zeros if it has none. See `sums_of_pieces`."""
+    return take_rows_of_each(vectors, jnp.where(piece < 0, vectors.shape[1], piece))
+
+
+def _define_derivatives() -> None:
+    for function, derivative in ((sums_of_pieces, of_its_piece), (of_its_piece, sums_of_pieces)):
+
+        def forward(vectors: Array, *of: Array, function: Any = function) -> tuple[Array, tuple[Array, ...]]:
+            return function(vectors, *of), of
+
+        def backward(
+            of: tuple[Array, ...], to: Array, derivative: Any = derivative
+        ) -> tuple[Any, None, None]:
+            return derivative(to, *of), None, None
+
+        function.defvjp(forward, backward)
+
+
+_define_derivatives()
 
 
 def take_tokens(
@@ -95,3 +178,21 @@ def centred(vectors: Float[Array, "*A T D"], kept: Bool[Array, "*A T"] | None) -
     mean = masked_mean(vectors, kept)
     moved = vectors.astype(mean.dtype) - mean
     return moved if kept is None else jnp.where(kept[..., None], moved, 0)
+
+
+def sorted_along(*arrays: Num[Array, "*A T"], num_keys: int = 1) -> tuple[Array, ...]:
+    """Arrays sorted along the last axis by the first num_keys of them, stable. Has no derivative.
+
+    All samples as one matrix: a TPU fills the eight rows of a register with the last axis but one, however
+    short that is.
+    """
+
+    def of_batch(*arrays: Array) -> tuple[Array, ...]:
+        shape = arrays[0].shape
+        rows = [array.reshape(math.prod(shape[:-1]), shape[-1]) for array in arrays]
+        # One array has no order of equal numbers to keep, and keeping it would cost a second one.
+        found = jax.lax.sort(rows, dimension=-1, num_keys=num_keys, is_stable=len(rows) > num_keys)
+        return tuple(array.reshape(shape) for array in found)
+
+    found: tuple[Array, ...] = with_merged_batch(of_batch)(*arrays)
+    return found

@@ -28,6 +28,23 @@ def vary_alike(tree: Any, *like: Any) -> Any:
     return jax.tree.map(vary, tree)
 
 
+def is_partitioned(*arrays: Array) -> bool:
+    """Whether arrays lie on a mesh whose axes are not all manual, as they are in shard_map and pmap."""
+    for array in arrays:
+        mesh = jax.typeof(array).sharding.mesh
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True):
+            if size > 1 and kind != jax.sharding.AxisType.Manual:
+                return True
+    return False
+
+
+def result_like(shape: tuple[int, ...], dtype: Any, array: Array) -> jax.ShapeDtypeStruct:
+    """What a kernel returns that varies over the axes that `array` varies over."""
+    kind = getattr(jax.typeof(array), "manual_axis_type", None)
+    options = {} if kind is None else {"manual_axis_type": kind}
+    return jax.ShapeDtypeStruct(shape, dtype, **options)  # type: ignore[no-untyped-call]
+
+
 def _axes(array: Array) -> frozenset[str]:
     # Not an attribute of every version of JAX: without it, shard_map itself names what it misses.
     kind = getattr(jax.typeof(array), "manual_axis_type", None)

@@ -17,7 +17,7 @@ FORBIDDEN = {
 }
 # The rooms of smyrf_jax, files and folders: each may know those before it, and none behind it.
 ROOMS = (
-    ("rows", "checks", "sharding"),
+    ("rows", "checks", "sharding", "batching", "chips"),
     ("clustering",),
     ("blockwise",),
     ("far_field",),

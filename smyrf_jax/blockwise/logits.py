@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from smyrf_jax.blockwise.contract import Estimates, Inputs, Rules
+from smyrf_jax.blockwise.contract import Estimates, Inputs, Rules, one_cluster
 from smyrf_jax.blockwise.schedule import Step, steps_of
 from smyrf_jax.clustering import cluster_of_tokens
 from smyrf_jax.clustering.local import in_window
@@ -19,7 +19,7 @@ class Sample:
     """The steps of a sample, and which of their logits count."""
 
     def __init__(self, rules: Rules, inputs: Inputs):
-        query, key, clustering, without = inputs.query, inputs.key, inputs.clustering, inputs.without
+        query, key, clustering = inputs.query, inputs.key, inputs.clustering
         self.rules, self.scale = rules, inputs.scale
         self.num_queries, self.num_keys = query.shape[0], key.shape[0]
         self.dtype = float32_at_least(query.dtype)
@@ -27,18 +27,21 @@ class Sample:
         # An estimate that is e^44 times (float32) what a row has in all is noise; its square stays finite.
         self.high = math.log(finite_max(self.dtype)) / 2
         self.product = functools.partial(jnp.einsum, preferred_element_type=self.dtype)
+        if clustering is None:
+            clustering = one_cluster(query.shape[1], self.num_queries, self.num_keys)
         self.steps = steps_of(clustering, self.num_queries, self.num_keys, rules.samples)
-        # Rounds whose pairs are left out: those of `without` in any case, others once they are over.
-        rounds = [of for of in (without, clustering if rules.deduplicate else None) if of is not None]
-        self.num_without = 0 if without is None else without.query_order.shape[1]
-        self.clusters = None
-        if rounds:
-            of_query = [cluster_of_tokens(of.query_order, self.num_queries) for of in rounds]  # [N, R, T]
-            of_key = [cluster_of_tokens(of.key_order, self.num_keys) for of in rounds]  # [N, R, S]
+        # Whose pairs are left out: those of `without` in any case, those of a round once it is over.
+        self.num_without = 0 if inputs.without is None else 1
+        ids = [] if inputs.without is None else [tuple(of[:, None] for of in inputs.without)]
+        if rules.deduplicate:
+            of_query = cluster_of_tokens(clustering.query_order, self.num_queries)  # [N, R, T]
+            of_key = cluster_of_tokens(clustering.key_order, self.num_keys)  # [N, R, S]
             # No cluster is not a cluster that two tokens could share: -1 of a query is -2 of a key.
-            of_key = [jnp.where(ids < 0, -2, ids) for ids in of_key]
-            both = (jnp.concatenate(ids, axis=1) for ids in (of_query, of_key))
-            self.clusters = tuple(jnp.transpose(ids, (2, 0, 1)) for ids in both)  # [T, N, R]
+            ids.append((of_query, jnp.where(of_key < 0, -2, of_key)))
+        self.clusters = None
+        if ids:
+            both = (jnp.concatenate(of, axis=1) for of in zip(*ids, strict=True))
+            self.clusters = tuple(jnp.transpose(of, (2, 0, 1)) for of in both)  # [T, N, R]
 
     def logits(self, step: Step, query: Array, key: Array) -> tuple[Array, Array]:
         """query . key, [N, clusters, C, K], of gathered queries and keys, and which of them count."""

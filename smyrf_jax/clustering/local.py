@@ -36,3 +36,26 @@ def local_clustering(shape: tuple[int, ...], num_queries: int, num_keys: int, *,
     queries = jnp.where(queries < num_queries, queries, num_queries)
     keys = jnp.where((keys >= 0) & (keys < num_keys), keys, num_keys)
     return Clustering(*(jnp.broadcast_to(order, (*shape, 1, *order.shape)) for order in (queries, keys)))
+
+
+def local_places(
+    length: int, slots: int, num_clusters: int, *, size: int, keys: int, before: int
+) -> Int[Array, "P T"]:
+    """The slots that each token has in `local_clustering`, of num_clusters * slots, which stands for none.
+
+    Args:
+        length: T or S.
+        slots: of a cluster, with empty ones at its end.
+        num_clusters: L.
+        size: queries a cluster.
+        keys: tokens a cluster.
+        before: how many of them come before the cluster's first query.
+    """
+    token = jnp.arange(length, dtype=jnp.int32) + before
+    found = []
+    for earlier in range(-(-keys // max(1, size))):
+        cluster = token // max(1, size) - earlier
+        slot = token - cluster * size
+        there = (cluster >= 0) & (cluster < num_clusters) & (slot < keys)
+        found.append(jnp.where(there, cluster * slots + slot, num_clusters * slots))
+    return jnp.stack(found)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt32
 from smyrf_jax.checks import check_positive
 from smyrf_jax.clustering.balance import Balance, balance_of
 from smyrf_jax.clustering.clustering import Clustering
+from smyrf_jax.rows import sorted_along
 from smyrf_jax.sharding import vary_alike
 
 
@@ -81,7 +82,9 @@ def ascending(values: Float[Array, "*A T"]) -> Int[Array, "*A T"]:
     index = vary_alike(jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1), values)
 
     def pairs(values: Array, index: Array) -> Array:
-        return jax.lax.sort((values, index), dimension=-1, num_keys=1)[1]
+        # Comparing integers costs a TPU half of what comparing floats does.
+        bits = ordered_bits(values) if values.dtype == jnp.float32 else values
+        return sorted_along(bits, index)[1]
 
     def packed(values: Array, index: Array) -> Array:
         signed = jax.lax.bitcast_convert_type(ordered_bits(values) ^ SIGN, jnp.int32)

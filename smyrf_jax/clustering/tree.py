@@ -15,7 +15,7 @@ from smyrf_jax.clustering.clustering import Clustering
 from smyrf_jax.clustering.halving import halves, power_step
 from smyrf_jax.floats import float32_at_least
 from smyrf_jax.padding import without_masked
-from smyrf_jax.rows import centred, kept_tokens, repeat_heads, take_rows
+from smyrf_jax.rows import centred, kept_tokens, repeat_heads, take_rows_of_each
 
 # Coordinates in which the tree is built, of each round: with 12, as much attention is captured on
 # pretrained attention as with all of them.
@@ -140,12 +140,14 @@ class _Side(NamedTuple):
     tokens: [trees, nodes, m] int32; T marks an empty slot, after all others.
     kept: [trees], how many tokens there are in all.
     size: of a cluster, at most.
+    masked: some tokens are left out.
     """
 
     coordinates: Array
     tokens: Array
     kept: Array
     size: int
+    masked: bool
 
 
 def _in_coordinates(
@@ -187,7 +189,9 @@ def _root(
         kept = jnp.repeat(kept, rounds, axis=0)
         tokens = jnp.sort(jnp.where(kept, jnp.arange(length, dtype=jnp.int32)[None], length), axis=-1)
         count = jnp.sum(kept, axis=-1, dtype=jnp.int32)
-    return _Side(coordinates, jnp.broadcast_to(tokens, (trees, length))[:, None], count, size)
+    return _Side(
+        coordinates, jnp.broadcast_to(tokens, (trees, length))[:, None], count, size, kept is not None
+    )
 
 
 def _bounds(level: int, num_clusters: int, num_filled: Array | None) -> Any:
@@ -211,7 +215,14 @@ def _directions(sides: list[_Side], rng: Key[Array, ""], rounds: int) -> list[Fl
     width, dtype = sides[0].coordinates.shape[-1], sides[0].coordinates.dtype
     direction = jax.random.normal(rng, (rounds, nodes, width), dtype)
     direction = jnp.tile(direction, (trees // rounds, 1, 1))
-    rows = [jax.vmap(take_rows)(side.coordinates, side.tokens) for side in sides]
+    rows = [
+        take_rows_of_each(
+            side.coordinates,
+            side.tokens,
+            empty=side.masked or nodes * side.tokens.shape[2] > side.coordinates.shape[1],
+        )
+        for side in sides
+    ]
     for own, side in zip(reversed(rows), reversed(sides), strict=True):
         count = jnp.sum(side.tokens < side.coordinates.shape[1], axis=-1, dtype=jnp.int32)
         direction = power_step(own, direction, count)

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from smyrf_jax.blockwise import Estimates, Inputs, Rules, blockwise_attention
-from smyrf_jax.checks import check_power_of_two, known_product
-from smyrf_jax.clustering import Clustering, cluster_of_tokens
+from smyrf_jax.blockwise import Estimates
+from smyrf_jax.blockwise.contract import Means
+from smyrf_jax.checks import check_power_of_two
+from smyrf_jax.clustering import Clustering
+from smyrf_jax.clustering.clustering import cluster_of_places, places_of
 from smyrf_jax.clustering.halving import halve_clusters
 from smyrf_jax.far_field.far_field import FarField
 from smyrf_jax.floats import finite_min, float32_at_least
-from smyrf_jax.rows import kept_tokens, masked_mean, take_tokens
+from smyrf_jax.rows import kept_tokens, masked_mean, of_its_piece, sums_of_pieces
+from smyrf_jax.sharding import vary_alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +66,18 @@ class Centroids(FarField):
         scale: Any,
         is_causal: bool,
         complete: bool = False,
+        every_token: bool = False,
     ) -> Estimates:
         """See `FarField`."""
         kept = None if mask is None else kept_tokens(mask, key)
         first = Clustering(*(order[..., 0, :, :] for order in clustering))
         several = clustering.query_order.shape[-3] > 1
         one = functools.partial(
-            _of_sample, self.means_per_cluster, known_product(query.shape[:-3]), several, complete
+            _of_sample,
+            self.means_per_cluster,
+            several,
+            complete,
+            every_token,
         )
         dtype = float32_at_least(query.dtype)
         own = jnp.asarray(scale, dtype) * query.astype(dtype)
@@ -80,9 +88,9 @@ class Centroids(FarField):
 
 def _of_sample(
     means: int,
-    samples: int,
     several: bool,
     complete: bool,
+    every_token: bool,
     query: Array,
     key: Array,
     value: Array,
@@ -91,53 +99,40 @@ def _of_sample(
 ) -> Estimates:
     """Of one sample: scaled queries [T, N, D], [S, N, D], [S, N, V], orders [N, L, C], [N, L, K], [N, S]."""
     num_keys, heads, _ = key.shape
-    query_order, key_order = clustering
-    num_clusters = key_order.shape[1]
+    key_order = clustering.key_order
     dtype = query.dtype
     if not complete:
         key_order = jnp.sort(key_order, axis=-1)  # empty slots last
-    order = halve_clusters(jnp.moveaxis(key, 0, 1), key_order, times=means.bit_length() - 1)
-    of_key = cluster_of_tokens(order, num_keys)  # [N, S]
-    filled = order < num_keys
-    counts = jnp.sum(filled, axis=-1)
+    order = halve_clusters(
+        jnp.moveaxis(key, 0, 1), key_order, times=means.bit_length() - 1, complete=every_token
+    )
+    of_key = cluster_of_places(places_of(order, num_keys, complete=every_token), order)  # [N, S]
+    counts = jnp.sum(order < num_keys, axis=-1)
     rest = (of_key < 0) if kept is None else (of_key < 0) & kept
     if not complete:
         counts = jnp.concatenate([counts, jnp.sum(rest, axis=-1)[:, None]], axis=-1)
 
     def means_of(vectors: Array) -> Array:
         """[N, pieces, D], and that of the keys in no cluster at the end."""
-        pieces = masked_mean(take_tokens(vectors, order).astype(dtype), filled)[..., 0, :]
-        if complete:
-            return pieces
-        others = masked_mean(jnp.moveaxis(vectors, 0, 1).astype(dtype), rest)
-        return jnp.concatenate([pieces, others], axis=1)
+        vectors = jnp.moveaxis(vectors, 0, 1).astype(dtype)
+        sums = sums_of_pieces(*vary_alike((vectors, order, of_key), vectors, order))
+        pieces = sums / jnp.maximum(counts[:, : sums.shape[1], None], 1).astype(dtype)
+        return pieces if complete else jnp.concatenate([pieces, masked_mean(vectors, rest)], axis=1)
 
     of_keys, of_values = means_of(key), means_of(value)
     # The size of a piece as one more coordinate of its centroid; empty ones count for nothing.
     count = counts[..., None].astype(dtype)
     sizes = jnp.where(count > 0, jnp.log(jnp.maximum(count, 1)), finite_min(dtype) / 4)
-    with_sizes = jnp.concatenate([of_keys, sizes], axis=-1)
-    queries = jnp.concatenate([query, jnp.ones((*query.shape[:-1], 1), dtype)], axis=-1)
-    every = [jnp.arange(length, dtype=jnp.int32) for length in (len(query), of_keys.shape[1])]
-    whole = Clustering(*(jnp.broadcast_to(tokens, (heads, 1, 1, len(tokens))) for tokens in every))
-    own_pieces = every[1][: num_clusters * means].reshape(num_clusters, means)
-    own_pieces = jnp.broadcast_to(own_pieces, (heads, 1, num_clusters, means))
-    inputs = Inputs(
-        queries,
-        jnp.swapaxes(with_sizes, 0, 1),
-        jnp.swapaxes(of_values, 0, 1),
-        jnp.ones((), dtype),
-        whole,
-        without=Clustering(query_order[:, None], own_pieces),
-    )
-    output, logsumexp = blockwise_attention(Rules(samples=samples), inputs)
-    found = logsumexp > finite_min(dtype) / 8
-    output = jnp.where(found[..., None], output, 0.0)
-    logsumexp = jnp.where(found, logsumexp, finite_min(dtype))
+    # The keys in no cluster are in nobody's.
+    piece = jnp.arange(of_keys.shape[1], dtype=jnp.int32)
+    cluster = jnp.broadcast_to(jnp.where(piece < order.shape[1], piece // means, -2), (heads, len(piece)))
+    found = Means(jnp.concatenate([of_keys, sizes], axis=-1), of_values, cluster)
     if not several:
-        return Estimates(output, logsumexp, None, None, None, met=1)
-    # What is in no cluster has the last mean.
-    its_piece = jnp.where(of_key < 0, of_keys.shape[1] - 1, of_key)
-    its_centroid = jnp.take_along_axis(of_keys, its_piece[..., None], axis=1)
+        return Estimates(None, None, None, None, None, met=1, means=found)
+    pieces = of_keys[:, : order.shape[1]]
+    its_centroid = of_its_piece(*vary_alike((pieces, order, of_key), pieces, order))
+    if not complete:  # what is in no cluster has the last mean
+        its_centroid = jnp.where((of_key < 0)[..., None], of_keys[:, -1:], its_centroid)
     offset = jnp.zeros(query.shape[:-1], dtype)
-    return Estimates(output, logsumexp, query, jnp.swapaxes(its_centroid, 0, 1), offset, met=1)
+    its_centroid = jnp.swapaxes(its_centroid, 0, 1)
+    return Estimates(None, None, query, its_centroid, offset, met=1, means=found)

@@ -32,11 +32,13 @@ class FarField(abc.ABC):
         scale: Any,
         is_causal: bool,
         complete: bool = False,
+        every_token: bool = False,
     ) -> Estimates:
         """The estimates of all pairs: [*B, T, N, D], [*B, S, N, D], [*B, S, N, V], as many key heads.
 
         The scale is not negative, and keys and values are zero where they are masked.
 
         clustering: with the slots of masked keys empty. complete: no key that is kept is in no cluster of the
-        first round, and empty slots come last.
+        first round, and empty slots come last. every_token: all queries and keys are in a cluster of each
+        round.
         """

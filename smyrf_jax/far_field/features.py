@@ -93,6 +93,7 @@ class Features(FarField):
         scale: Any,
         is_causal: bool,
         complete: bool = False,
+        every_token: bool = False,
     ) -> Estimates:
         """See `FarField`. The clustering does not matter."""
         dtype = float32_at_least(query.dtype)

@@ -202,8 +202,9 @@ class Clustered(Method):
         scale: float | Array,
         is_causal: bool,
         query_mask: Array | None = None,
+        implementation: str | None = None,
     ) -> tuple[Array, Array]:
-        """See `Method`."""
+        """See `Method`. implementation: see `attention`."""
         parts = self.parts_for(query, key, mask, rng, query_mask)
         if parts.far_field is not None:
             parts.far_field.check(query.shape[-1], is_causal=is_causal, window=parts.window)
@@ -221,6 +222,8 @@ class Clustered(Method):
             window=parts.window,
             far_field=parts.far_field,
             complete=parts.complete,
+            every_token=parts.complete and mask is None and query_mask is None,
+            implementation=implementation,
         )
 
     def clustering(

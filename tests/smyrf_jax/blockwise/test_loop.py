@@ -11,13 +11,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from smyrf_jax import clustered_attention, smyrf_attention
-from smyrf_jax.blockwise import loop, schedule
+from smyrf_jax import Smyrf, attention, clustered_attention
+from smyrf_jax.blockwise import schedule
 from tests.smyrf_jax.reference import arrays_of, avals_of, cluster, loss_of, reference
-
-
-def laid_out(together, function, rules, *arguments):
-    return function(rules, together, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -29,9 +25,7 @@ def laid_out(together, function, rules, *arguments):
     ],
 )
 @pytest.mark.parametrize("deduplicate", [False, True])
-@pytest.mark.parametrize("together", [False, True])  # as on CPUs, as on TPUs
-def test_any_cut_gives_the_same_attention(logits, queries, deduplicate, together, monkeypatch):
-    monkeypatch.setattr(loop, "_by_platform", functools.partial(laid_out, together))
+def test_any_cut_gives_the_same_attention(logits, queries, deduplicate, monkeypatch):
     monkeypatch.setattr(schedule, "LOGITS_A_STEP", logits)
     monkeypatch.setattr(schedule, "QUERIES_A_STEP", queries)
     with jax.enable_x64(True):
@@ -50,38 +44,13 @@ def test_any_cut_gives_the_same_attention(logits, queries, deduplicate, together
         chex.assert_trees_all_close(run(ours), run(reference), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("float32", "float16")])
-def test_rows_that_lie_together_keep_their_dtypes(dtypes, monkeypatch):
-    query, key, value = arrays_of((2, 24, 24, 2, 4, 5))
-    clustering = cluster(query, key, cluster_size=8)
-    query, key = (array.astype(dtypes[0]) for array in (query, key))
-    value = value.astype(dtypes[1])
-
-    def run(together):
-        monkeypatch.setattr(loop, "_by_platform", functools.partial(laid_out, together))
-
-        def loss(*arrays):
-            output = clustered_attention(*arrays, clustering)
-            return jnp.sum(output.astype(jnp.float32) ** 2), output
-
-        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(query, key, value)
-
-    apart, together = run(False), run(True)
-    chex.assert_trees_all_equal_dtypes(apart, together)
-    assert together[1].dtype == dtypes[1]
-    chex.assert_trees_all_close(
-        *(jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (apart, together)), atol=0.05
-    )
-
-
 def test_no_array_is_as_large_as_the_logits_of_a_round():
     rounds, length, size, heads, width = 4, 32768, 256, 2, 16
     array = jax.ShapeDtypeStruct((1, length, heads, width), jnp.float32)
 
     def loss(query, key, value):
-        output = smyrf_attention(
-            query, key, value, rng=jax.random.key(0), num_hashes=rounds, cluster_size=size, deduplicate=True
-        )
+        method = Smyrf(rounds, size, deduplicate=True)
+        output = attention(query, key, value, method=method, implementation="loop")
         return jnp.sum(output**2)
 
     jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(array, array, array)
