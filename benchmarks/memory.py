@@ -8,6 +8,7 @@ Writes memory.md into benchmarks/results/ where all chips and cases are asked fo
 """
 
 import argparse
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.tables import RESULTS, line, table
 from smyrf_jax import Canopy, Dense, Method, Smyrf, attention
+from smyrf_jax.chips import compiling_for
 
 TOPOLOGIES = {"v3": "v3:2x2", "v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 
@@ -55,7 +57,7 @@ CASES = {
 }
 
 
-def compiled(case: Case, method: Method, dtype: Any, device: Any) -> Any:
+def compiled(case: Case, method: Method, dtype: Any, device: Any, chip: str) -> Any:
     """The program for the gradients of query, key and value."""
 
     def shape(length: int, width: int) -> jax.ShapeDtypeStruct:
@@ -68,7 +70,8 @@ def compiled(case: Case, method: Method, dtype: Any, device: Any) -> Any:
         return jnp.sum(output.astype(jnp.float32) ** 2)
 
     arrays = shape(case.queries, WIDTH), shape(case.keys, WIDTH), shape(case.keys, VALUE_WIDTH)
-    return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*arrays).compile()
+    with compiling_for(chip) if chip != "cpu" else contextlib.nullcontext():
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*arrays).compile()
 
 
 def rows_of(chips: list[str], only: str) -> Iterator[dict[str, Any]]:
@@ -85,7 +88,7 @@ def rows_of(chips: list[str], only: str) -> Iterator[dict[str, Any]]:
                 methods = {"dense": Dense(), "clustered": case.smyrf, "canopy": case.canopy}
                 row: dict[str, Any] = {"chip": chip, "case": label, "dtype": dtype, "counted": {}}
                 for name, method in methods.items():
-                    sizes = compiled(case, method, jnp.dtype(dtype), device).memory_analysis()
+                    sizes = compiled(case, method, jnp.dtype(dtype), device, chip).memory_analysis()
                     # The CPU's compiler leaves temporary memory out of the peak.
                     row[name] = (
                         sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes

@@ -1,24 +1,27 @@
-"""Compiles a config's whole training step for a TPU slice, without one, and prints a core's memory.
+"""Compiles a config's whole training step for a TPU slice, without one: a core's memory, and its cycles.
 
 python -m launch.aot_check --config=configs/celeba128_smyrf.py --topology=v3:2x2
+
+The step's time is read from the final schedule (`launch.schedule` says what is left out): no TPU ran it.
 
 Wants the extra [tpu], for the compiler. Exit status 1 when the step does not fit.
 """
 
+import atexit
 import importlib.util
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from typing import Any
 
-# Before jax is imported: the compiler is to run without a TPU, and without asking for one.
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+from launch import schedule
+
+# Before jax is imported: the compiler is to run without a TPU, and to write its schedules.
+os.environ["TPU_SCHEDULES"] = tempfile.mkdtemp()
+os.environ |= schedule.environment(os.environ["TPU_SCHEDULES"])
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +29,10 @@ from absl import app, flags, logging
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from biggan.experiment import build_gan, build_state
+from biggan.experiment import build_gan, build_state, images_per_step
 from biggan.parallel import parallel_step
 from biggan.train_step import Batch
+from smyrf_jax.chips import compiling_for
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", "v3:2x2", "of the slice: v2, v3, v4, v5e, v5p, v6e.")
@@ -39,6 +43,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     logging.set_verbosity(logging.WARNING)
+    atexit.register(shutil.rmtree, os.environ["TPU_SCHEDULES"], ignore_errors=True)
     if importlib.util.find_spec("libtpu") is None:
         raise app.UsageError("the TPU's compiler is not installed: pip install -e '.[tpu]'.")
     config = _CONFIG.value
@@ -59,7 +64,9 @@ def main(argv: list[str]) -> None:
     state, batch = jax.tree.map(of_all, (state, batch))
     rng = jax.eval_shape(lambda: jax.random.key(0))
     started = time.perf_counter()
-    lowered = parallel_step(gan, devices).lower(state, batch, rng)
+    chip = _TOPOLOGY.value.split(":")[0]
+    with compiling_for(chip):
+        lowered = parallel_step(gan, devices).lower(state, batch, rng)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -78,13 +85,23 @@ def main(argv: list[str]) -> None:
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3),
         "compile_seconds": round(seconds),
     }
+    found = schedule.read(str(compiled.as_text()), os.environ["TPU_SCHEDULES"], chip)
+    result |= {
+        "cycles": found.cycles,
+        "milliseconds": round(found.seconds * 1e3, 1),
+        "attention": round(found.within("/attention") / found.cycles, 3),
+        "images_per_second": round(images_per_step(config, len(devices)) / found.seconds, 1),
+    }
     if _JSON.value:
         print(json.dumps(result))
     else:
         print(
             f"{result['devices']} x {result['kind']} ({_TOPOLOGY.value}): the step fits. A core's peak is "
             f"{result['peak_gib']} GiB: {result['state_gib']} GiB of state and batch, "
-            f"{result['temporary_gib']} GiB of temporaries. Compiled in {result['compile_seconds']} s."
+            f"{result['temporary_gib']} GiB of temporaries. By the schedule a step takes "
+            f"{found.cycles / 1e6:.0f} M cycles, {result['milliseconds']} ms, {result['attention']:.0%} "
+            f"of it attention: {result['images_per_second']} images a second. "
+            f"Compiled in {result['compile_seconds']} s."
         )
 
 

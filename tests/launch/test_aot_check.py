@@ -20,6 +20,9 @@ def test_a_small_config_fits_and_a_large_batch_does_not():
     result = json.loads(fits.stdout.splitlines()[-1])
     assert result["devices"] == 8
     assert 0.02 < result["peak_gib"] < 2
+    assert result["cycles"] > 1e6
+    assert 0 < result["attention"] < 1
+    assert result["images_per_second"] > 0
     large = subprocess.run(
         [*COMMAND, "--config.batch_size=4096"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
     )

@@ -1,0 +1,316 @@
+"""Cycles of attention on a TPU core, by the final schedule of the TPU's compiler. No TPU is needed.
+
+    python -m benchmarks.tpu                # some hours on two cores; wants the extra [tpu]
+    python -m benchmarks.tpu --chips=v5e --only="12 heads, 4096"
+
+Forward and backward: BigGAN's attention in float32, and 12 heads of width 64 in bfloat16 at 1,024 to 65,536
+tokens, for dense attention by XLA, JAX's flash and splash attention for TPUs with the best of a few block
+sizes, and the methods of smyrf_jax. `launch.schedule` says how cycles are read and what they leave out. Rows
+are kept in benchmarks/results/tpu.jsonl, and not measured again before --anew; tpu.md and tpu.png show all.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from benchmarks.tables import RESULTS, table
+from launch import schedule
+
+TOPOLOGIES = {"v3": "v3:2x2", "v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
+CHIPS = ["v3", "v5e", "v6e"]
+LENGTHS = [4096, 65536, 16384, 1024, 2048, 8192, 32768]  # in the order of their weight
+# Dense attention by XLA has all logits in memory: no core holds more than these.
+LONGEST_DENSE = 8192
+BLOCKS = (256, 512, 1024)
+
+
+class Case(NamedTuple):
+    """What is measured. name: of the problem; method: a key of `methods`."""
+
+    name: str
+    method: str
+    batch: int
+    num_queries: int
+    num_keys: int
+    heads: int
+    width: int
+    value_width: int
+    dtype: str
+
+
+def cases() -> Iterator[Case]:
+    for name, batch, length in (("128x128, batch 4", 4, 128**2), ("256x256, batch 1", 1, 256**2)):
+        for method in ("dense", "smyrf 4 x 2048", "canopy gan"):
+            yield Case(name, method, batch, length, length // 4, 1, 12, 48, "float32")
+    for method in ("flash", "splash", "smyrf 4 x 128", "canopy"):
+        yield Case("4 heads, 16384", method, 1, 16384, 16384, 4, 64, 64, "bfloat16")
+    every = ("dense", "flash", "splash", "smyrf 2 x 64", "canopy", "scatterbrain", "performer", "local")
+    for length in LENGTHS:
+        for method in every:
+            if method != "dense" or length <= LONGEST_DENSE:
+                yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
+
+
+def function_of(case: Case, block: int | None) -> Callable[..., Any]:
+    """Attention [B, T, N, D], [B, S, N, D], [B, S, N, V] -> [B, T, N, V]."""
+    import jax.numpy as jnp
+
+    from smyrf_jax import Canopy, Dense, Local, Performer, Scatterbrain, Smyrf, attention
+
+    scale = 1.0 if case.width == 12 else 1 / math.sqrt(case.width)
+    methods = {
+        "dense": Dense(),
+        "smyrf 4 x 2048": Smyrf(4, 2048),
+        "smyrf 4 x 128": Smyrf(4, 128),
+        "smyrf 2 x 64": Smyrf(2, 64),
+        "canopy gan": Canopy(1, 1024, 16 if case.num_queries == 128**2 else 4),
+        "canopy": Canopy(),
+        "scatterbrain": Scatterbrain(2, 64, 64),
+        "performer": Performer(),
+        "local": Local(),
+    }
+    if case.method in methods:
+        return functools.partial(attention, method=methods[case.method], scale=scale)
+
+    def heads_first(array: Any) -> Any:
+        return jnp.swapaxes(array, 1, 2)
+
+    if case.method == "flash":
+        from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
+        size = min(block or 512, case.num_queries)
+        names = [
+            "block_q",
+            "block_k_major",
+            "block_k",
+            "block_q_major_dkv",
+            "block_k_major_dkv",
+            "block_k_dkv",
+            "block_q_dkv",
+            "block_k_major_dq",
+            "block_k_dq",
+            "block_q_dq",
+        ]
+        sizes: Any = flash.BlockSizes(block_b=1, **dict.fromkeys(names, size))
+
+        def by_flash(query: Any, key: Any, value: Any) -> Any:
+            arrays = map(heads_first, (query, key, value))
+            return heads_first(flash.flash_attention(*arrays, sm_scale=scale, block_sizes=sizes))
+
+        return by_flash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    size = min(block or 512, case.num_queries)
+    names = ["block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"]
+    blocks: Any = dict.fromkeys(names, size)
+    sizes = splash.BlockSizes(use_fused_bwd_kernel=True, **blocks)
+    mask = masks.MultiHeadMask([masks.FullMask((case.num_queries, case.num_keys))] * case.heads)
+    kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes)
+
+    def by_splash(query: Any, key: Any, value: Any) -> Any:
+        import jax
+
+        query = (query * scale).astype(query.dtype)
+        return heads_first(jax.vmap(kernel)(*map(heads_first, (query, key, value))))
+
+    return by_splash
+
+
+def compile_one(case: Case, chip: str, block: int | None, folder: str) -> None:
+    """Writes the program's text, and its memory, into a folder. In a process of its own: see `measure`."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import topologies
+    from jax.sharding import SingleDeviceSharding
+
+    from smyrf_jax.chips import compiling_for
+
+    device = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip]).devices[0]
+    where = SingleDeviceSharding(device)
+    shapes = (
+        (case.batch, case.num_queries, case.heads, case.width),
+        (case.batch, case.num_keys, case.heads, case.width),
+        (case.batch, case.num_keys, case.heads, case.value_width),
+    )
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.dtype(case.dtype), sharding=where) for shape in shapes]
+    attend = function_of(case, block)
+
+    def loss(query: Any, key: Any, value: Any) -> Any:
+        return jnp.sum(attend(query, key, value).astype(jnp.float32) ** 2)
+
+    with compiling_for(chip):
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*arrays).compile()
+    with open(os.path.join(folder, "program"), "w") as file:
+        file.write(str(compiled.as_text()))
+    with open(os.path.join(folder, "memory"), "w") as file:
+        memory: Any = compiled.memory_analysis()
+        file.write(str(memory.peak_memory_in_bytes))
+
+
+def measure(case: Case, chip: str, block: int | None = None) -> dict[str, Any]:
+    """A row of results; `error` where the compiler gives none."""
+    with tempfile.TemporaryDirectory() as folder:
+        dumps = os.path.join(folder, "dumps")
+        os.mkdir(dumps)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.tpu",
+            "--compile",
+            json.dumps([case, chip, block, folder]),
+        ]
+        environment = os.environ | schedule.environment(dumps)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        row: dict[str, Any] = {**case._asdict(), "chip": chip, "block": block}
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            return row | {
+                "error": next((line for line in lines if "RESOURCE_EXHAUSTED" in line), lines[-1])[:200]
+            }
+        with open(os.path.join(folder, "program")) as file:
+            found = schedule.read(file.read(), dumps, chip)
+        with open(os.path.join(folder, "memory")) as file:
+            memory = int(file.read())
+    kinds = {kind: found.kinds()[kind] for kind in ("sort", "gather", "scatter", "kernel", "rest")}
+    return row | {
+        "cycles": found.cycles,
+        "milliseconds": found.seconds * 1e3,
+        "memory": memory,
+        "unknown": len(found.unknown),
+        **kinds,
+    }
+
+
+def best(case: Case, chip: str) -> dict[str, Any]:
+    """The row of the best blocks, for kernels that want them."""
+    if case.method not in ("flash", "splash"):
+        return measure(case, chip)
+    # Blocks that suit one length suit the others.
+    blocks = BLOCKS if case.num_queries == 4096 else (1024,) if case.num_queries > 4096 else (512,)
+    rows = [measure(case, chip, block) for block in blocks]
+    return min(rows, key=lambda row: row.get("cycles", math.inf))
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    head = [row["chip"], row["name"], row["method"]]
+    if "error" in row:
+        return [*head, "does not compile", "", "", "", "", "", ""]
+    parts = [f"{row[kind] / row['cycles']:.0%}" for kind in ("sort", "gather", "kernel", "rest")]
+    return [
+        *head,
+        f"{row['cycles'] / 1e6:.2f}",
+        f"{row['milliseconds']:.2f}",
+        *parts,
+        f"{row['memory'] / 1e6:,.0f}",
+    ]
+
+
+def exponent(rows: list[dict[str, Any]], chip: str, method: str) -> float | None:
+    """Of cycles against length, 4,096 to 65,536 tokens."""
+    found = {
+        row["num_queries"]: row["cycles"]
+        for row in rows
+        if row["chip"] == chip and row["method"] == method and row["heads"] == 12 and "cycles" in row
+    }
+    if 4096 not in found or 65536 not in found:
+        return None
+    return math.log(found[65536] / found[4096], 16)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    header = ["", "", "", "M cycles", "ms", "sort", "gather", "kernels", "rest", "MB"]
+    order = [(case.name, case.method) for case in cases()]
+    rows = sorted(rows, key=lambda row: (row["chip"], order.index((row["name"], row["method"]))))
+    lines = [
+        "Attention, forward and backward, on one TPU core, by the final schedule of the TPU's compiler:",
+        "nothing ran on a TPU. BigGAN's shapes in float32 (widths 12 and 48, a key for four queries), heads",
+        "of width 64 in bfloat16. canopy gan: as in celeba*_canopy. flash, splash: JAX's kernels for TPUs,",
+        "the best of blocks of 256 to 1024. Left out: waiting for memory inside gathers, sorts, kernels.",
+        "MB: peak memory. What is not here was not run. `python -m benchmarks.tpu`",
+        "",
+        *table(header, map(cells_of, rows)),
+        "",
+        "Cycles grow with length, 4,096 to 65,536 tokens, 12 heads, as length to the power of:",
+        "",
+    ]
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["heads"] == 12))
+    chips = list(dict.fromkeys(row["chip"] for row in rows))
+    every, methods = methods, [of for of in methods if any(exponent(rows, chip, of) for chip in chips)]
+    powers = {(chip, method): exponent(rows, chip, method) for chip in chips for method in methods}
+    lines += table(
+        ["", *chips],
+        (
+            [
+                method,
+                *("" if powers[chip, method] is None else f"{powers[chip, method]:.2f}" for chip in chips),
+            ]
+            for method in methods
+        ),
+    )
+    (RESULTS / "tpu.md").write_text("\n".join(lines) + "\n")
+    draw(rows, chips, every)
+
+
+def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(chips), figsize=(5 * len(chips), 4), sharey=True, squeeze=False)
+    for chip, axis in zip(chips, axes[0], strict=True):
+        for method in methods:
+            of = [row for row in rows if (row["chip"], row["method"], row["heads"]) == (chip, method, 12)]
+            of = sorted((row for row in of if "cycles" in row), key=lambda row: row["num_queries"])
+            if not of:
+                continue
+            axis.plot(
+                [row["num_queries"] for row in of], [row["cycles"] / 1e6 for row in of], ".-", label=method
+            )
+        axis.set(xscale="log", yscale="log", title=chip, xlabel="tokens, 12 heads of width 64")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("M cycles, forward and backward")
+    if axes[0][-1].lines:
+        axes[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "tpu.png", dpi=110)
+
+
+def main(chips: list[str], only: str, anew: bool) -> None:
+    kept = RESULTS / "tpu.jsonl"
+    rows: list[dict[str, Any]] = []
+    if kept.exists() and not anew:
+        rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    done = {(row["chip"], row["name"], row["method"]) for row in rows}
+    for case in cases():
+        for chip in chips:
+            if only not in f"{case.name}, {case.method}" or (chip, case.name, case.method) in done:
+                continue
+            if chip == "v3" and case.method in ("flash", "splash"):
+                continue  # they multiply bfloat16, which v3's kernels cannot
+            rows.append(best(case, chip))
+            print("  ".join(cells_of(rows[-1])), flush=True)
+            kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write(rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chips", default=",".join(CHIPS), help="of v3, v4, v5e, v6e")
+    parser.add_argument("--only", default="", help="problems and methods that contain this")
+    parser.add_argument("--anew", action="store_true", help="forget what was measured before")
+    parser.add_argument("--compile", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.compile:
+        fields, chip, block, folder = json.loads(flags.compile)
+        compile_one(Case(*fields), chip, block, folder)
+    else:
+        main(flags.chips.split(","), flags.only, flags.anew)
