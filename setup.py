@@ -87,6 +87,7 @@ setup(
         "train": TRAIN,
         "data": DATA,
         "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
         "bench": ["torch>=2.9", "matplotlib>=3.10"],
         "text": TEXT,
         "vision": VISION,
