@@ -28,7 +28,7 @@ def vary_alike(tree: Any, *like: Any) -> Any:
     return jax.tree.map(vary, tree)
 
 
-def is_partitioned(*arrays: Array) -> bool:
+def is_partitioned(*arrays: Any) -> bool:
     """Whether arrays lie on a mesh whose axes are not all manual, as they are in shard_map and pmap."""
     for array in arrays:
         mesh = jax.typeof(array).sharding.mesh
