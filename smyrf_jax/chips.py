@@ -46,7 +46,12 @@ def source_bytes() -> int:
 
     A row costs 2 cycles then, and 22 where it comes from a larger array.
     """
-    return SOURCE_BYTES[_chip.get() or _at_hand()]
+    return SOURCE_BYTES[of_program()]
+
+
+def of_program() -> str:
+    """The chip that a program which is being traced is for."""
+    return _chip.get() or _at_hand()
 
 
 def _at_hand() -> str:

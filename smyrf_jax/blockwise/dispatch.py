@@ -1,5 +1,6 @@
 """Which implementation attends: one contract, with a backward pass of its own."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -10,6 +11,8 @@ from jax import Array
 from smyrf_jax.batching import with_merged_batch
 from smyrf_jax.blockwise import gathered, loop
 from smyrf_jax.blockwise.contract import Inputs, Rules
+from smyrf_jax.floats import float32_at_least
+from smyrf_jax.platforms import Call, by_platform, result
 from smyrf_jax.sharding import is_partitioned, vary_alike
 
 Implementation = Literal["loop", "gather", "pallas"]
@@ -35,7 +38,10 @@ def blockwise_attention(rules: Rules, inputs: Inputs) -> tuple[Array, Array]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _blockwise_attention(rules: Rules, inputs: Inputs) -> tuple[Array, Array]:
-    results: tuple[Array, Array] = _run(rules, loop.attend, gathered.attend, inputs)
+    length, heads, _ = inputs.query.shape
+    logsumexp = result((length, heads), float32_at_least(inputs.query.dtype))
+    output = result((length, heads, inputs.value.shape[-1]), inputs.value.dtype)
+    results: tuple[Array, Array] = _run(rules, loop.attend, gathered.attend, (output, logsumexp), inputs)
     return results
 
 
@@ -45,9 +51,7 @@ def _forward(rules: Rules, inputs: Inputs) -> tuple[tuple[Array, Array], Any]:
 
 
 def _backward(rules: Rules, residuals: Any, of_results: tuple[Array, Array]) -> tuple[Inputs]:
-    of_query, of_key, of_value, of_scale, of_far = _run(
-        rules, loop.gradients, gathered.gradients, *residuals, of_results
-    )
+    of_query, of_key, of_value, of_scale, of_far = _gradients(rules, *residuals, of_results)
     no_gradient: Any = None  # of the orders
     return (Inputs(of_query, of_key, of_value, of_scale, no_gradient, no_gradient, of_far),)
 
@@ -55,46 +59,56 @@ def _backward(rules: Rules, residuals: Any, of_results: tuple[Array, Array]) -> 
 _blockwise_attention.defvjp(_forward, _backward)
 
 
-def _by_gathers(function: Callable[..., Any], kernel: bool | None, rules: Rules) -> Callable[..., Any]:
-    """function of samples, whose own gradients are those of the loop: kernels have none."""
-    merged = with_merged_batch(functools.partial(function, kernel, rules))
-    if function is not gathered.gradients:
-        return merged
-
-    @jax.custom_vjp
-    def of_sample(*arguments: Any) -> Any:
-        return merged(*arguments)
-
-    def forward(*arguments: Any) -> Any:
-        return merged(*arguments), arguments
-
-    def backward(arguments: Any, of_results: Any) -> Any:
-        return jax.vjp(functools.partial(loop.gradients, rules), *arguments)[1](of_results)
-
-    of_sample.defvjp(forward, backward)
-    return of_sample
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients(rules: Rules, *arguments: Any) -> Any:
+    """Of query, key, value, scale and far, from inputs, results and the gradients of results."""
+    inputs: Inputs = arguments[0]
+    far = inputs.far
+    if far is not None and far.means is not None:
+        far = dataclasses.replace(far, means=far.means._replace(cluster=None))
+    like = inputs.query, inputs.key, inputs.value, inputs.scale, far
+    return _run(rules, loop.gradients, gathered.gradients, like, *arguments)
 
 
-def _run(rules: Rules, by_loop: Callable[..., Any], by_gathers: Callable[..., Any], *arguments: Any) -> Any:
+def _gradients_forward(rules: Rules, *arguments: Any) -> tuple[Any, Any]:
+    return _gradients(rules, *arguments), arguments
+
+
+def _gradients_backward(rules: Rules, arguments: Any, of_results: Any) -> Any:
+    # Kernels have no derivative; second ones are the loop's.
+    return jax.vjp(functools.partial(loop.gradients, rules), *arguments)[1](of_results)
+
+
+_gradients.defvjp(_gradients_forward, _gradients_backward)
+
+
+def _by_gathers(function: Callable[..., Any], kernel: bool | None, rules: Rules, *arguments: Any) -> Any:
+    """function of samples, all at once."""
+    return with_merged_batch(functools.partial(function, kernel, rules))(*arguments)
+
+
+def _run(
+    rules: Rules, by_loop: Callable[..., Any], by_gathers: Callable[..., Any], like: Any, *arguments: Any
+) -> Any:
     """The implementation that the rules name, or the fastest of the platform that the program is for.
 
     The loop, where arrays lie over automatic or explicit axes of a mesh, and none of them is manual yet.
+    like: what it returns.
     """
 
-    def gathers(kernel: bool | None) -> Callable[..., Any]:
-        return _by_gathers(by_gathers, kernel, rules)
+    def gathers(kernel: bool | None) -> Call:
+        return Call(_by_gathers, (by_gathers, kernel, rules))
 
-    def looped(*arguments: Any) -> Any:
-        return by_loop(rules, *arguments)
-
+    looped = Call(by_loop, (rules,))
     inputs: Inputs = arguments[0]
     if rules.implementation == "loop" or 0 in (inputs.query.shape[-1], inputs.value.shape[-1]):
-        return looped(*arguments)  # rows of no words are none
+        return by_loop(rules, *arguments)  # rows of no words are none
     if rules.implementation is None and is_partitioned(*jax.tree.leaves(arguments)):
         # Compilers cannot partition kernels, nor gathers of all heads as one; the loop they can.
-        return looped(*arguments)
+        return by_loop(rules, *arguments)
     if rules.implementation == "gather":
-        return gathers(False)(*arguments)
+        return _by_gathers(by_gathers, False, rules, *arguments)
     if rules.implementation == "pallas":
-        return jax.lax.platform_dependent(*arguments, tpu=gathers(True), default=gathers(None))
-    return jax.lax.platform_dependent(*arguments, cpu=looped, tpu=gathers(True), default=gathers(False))
+        interpreted = gathers(None)
+        return by_platform(like, *arguments, cpu=interpreted, tpu=gathers(True), default=interpreted)
+    return by_platform(like, *arguments, cpu=looped, tpu=gathers(True), default=gathers(False))

@@ -1,5 +1,6 @@
 """Which implementation runs where."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +8,16 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from smyrf_jax import Performer, Smyrf, attention
+from smyrf_jax.blockwise import gathered
 from smyrf_jax.sharding import is_partitioned
 
 METHOD = Smyrf(2, 8)
 
 
-def kernels_in(function, *arguments):
-    """How often kernels are called in what is traced."""
-    return str(jax.make_jaxpr(function)(*arguments)).count("pallas_call")
+def kernels_in(function, *arguments, platform="tpu"):
+    """How often kernels are called in the program for a platform."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,))
+    return lowered.as_text().count("tpu_custom_call")
 
 
 def attend(array):
@@ -28,14 +31,24 @@ def mesh(kind):
 def test_every_platform_has_its_own():
     array = jnp.zeros((2, 16, 1, 4))
     assert kernels_in(attend, array)
-    # A CPU runs the loop: no kernel is in its program.
-    assert "pallas" not in jax.jit(attend).lower(array).as_text()
+    for platform in ("cpu", "cuda"):
+        assert not kernels_in(attend, array, platform=platform)
+
+
+def test_only_what_is_run_is_traced(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr(gathered, "attend", refuse)
+    chex.assert_tree_all_finite(attend(jnp.zeros((2, 16, 1, 4))))
+    with pytest.raises(AssertionError, match="traced"):
+        kernels_in(lambda array: attend(array), jnp.zeros((2, 16, 1, 4)))
 
 
 def test_what_compilers_partition_has_no_kernels():
     array = jnp.zeros((2, 16, 1, 4))
     array = jax.device_put(array, NamedSharding(mesh(AxisType.Auto), PartitionSpec("x")))
-    assert not kernels_in(jax.jit(attend), array)
+    assert not kernels_in(attend, array)
 
 
 def test_manual_axes_have_kernels():
