@@ -7,10 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from smyrf_jax.batching import with_merged_batch
+from smyrf_jax.clustering.halving_kernel import NO_TOKEN
+from smyrf_jax.clustering.sets import LEVELS, Sets, fits, halved
 from smyrf_jax.clustering.sorting import SIGN, ordered_bits
 from smyrf_jax.floats import float32_at_least
+from smyrf_jax.platforms import Call, by_platform, result
 from smyrf_jax.rows import sorted_along, take_rows_of_each
-from smyrf_jax.sharding import vary_alike
+from smyrf_jax.sharding import is_partitioned, vary_alike
 
 
 def halves(
@@ -124,6 +128,21 @@ def halve_clusters(
         [A, L * 2^times, ceil(C / 2^times)], the pieces of a cluster side by side.
     """
     vectors = jax.lax.stop_gradient(vectors).astype(float32_at_least(vectors.dtype))
+    (clusters, slots), width = order.shape[1:], vectors.shape[-1]
+    if (
+        is_partitioned(vectors, order)
+        or not 0 < times <= LEVELS
+        or not fits(width, [slots], [vectors.shape[1]])
+    ):
+        return _pieces_by_levels(times, complete, vectors, order)
+    like = result((len(order), clusters * 2**times, -(-slots // 2**times)), jnp.int32)
+    by_levels = Call(_pieces_by_levels, (times, complete))
+    by_kernel = Call(pieces_by_kernel, (times, complete))
+    pieces: Array = by_platform(like, vectors, order, cpu=by_levels, tpu=by_kernel, default=by_levels)
+    return pieces
+
+
+def _pieces_by_levels(times: int, complete: bool, vectors: Array, order: Array) -> Array:
     length = vectors.shape[1]
     for _ in range(times):
         empty = not complete or order.shape[1] * order.shape[2] != length
@@ -138,6 +157,36 @@ def halve_clusters(
             length=length,
         )
     return order
+
+
+def pieces_by_kernel(
+    times: int, complete: bool, vectors: Array, order: Array, *, interpret: bool = False
+) -> Int[Array, "A pieces size"]:
+    """`halve_clusters` by a TPU kernel: a piece's first vector is that of its lowest token."""
+    (clusters, slots), length = order.shape[1:], vectors.shape[1]
+    full = complete and clusters * slots == length
+    rows = take_rows_of_each(vectors, order, empty=not full)
+    counts = [jnp.sum(order < length, axis=-1, dtype=jnp.int32).reshape(-1, 1)]
+    for _ in range(times):
+        both = jnp.stack([-(-counts[-1] // 2), counts[-1] // 2], axis=-1)
+        counts.append(both.reshape(len(both), -1))
+    size = -(-slots // 2**times)
+    sets = Sets(
+        jnp.swapaxes(rows.reshape(-1, slots, rows.shape[-1]), 1, 2).astype(jnp.float32),
+        jnp.where(order < length, order, NO_TOKEN).reshape(-1, slots),
+        jnp.concatenate([of[:, ::2] for of in counts[1:]], axis=1),
+        counts[-1],
+    )
+    halve = functools.partial(
+        halved,
+        levels=times,
+        size=[size],
+        spare=[size - slots // 2**times if full else size],
+        length=[length],
+        interpret=interpret,
+    )
+    (pieces,) = with_merged_batch(halve, 1)([sets], None)
+    return jnp.reshape(pieces, (len(order), -1, size))
 
 
 def power_step(

@@ -1,21 +1,26 @@
 """Balanced clusters by repeated halving along directions that fit queries and keys."""
 
+import dataclasses
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
+from smyrf_jax.batching import with_merged_batch
 from smyrf_jax.checks import check_arguments, check_positive
+from smyrf_jax.clustering import sets
 from smyrf_jax.clustering.balance import balance_of
 from smyrf_jax.clustering.clustering import Clustering
 from smyrf_jax.clustering.halving import halves, power_step
+from smyrf_jax.clustering.halving_kernel import NO_TOKEN
+from smyrf_jax.clustering.nodes import Nodes
 from smyrf_jax.floats import float32_at_least
 from smyrf_jax.padding import without_masked
+from smyrf_jax.platforms import Call, by_platform, result
 from smyrf_jax.rows import centred, kept_tokens, repeat_heads, take_rows_of_each
+from smyrf_jax.sharding import is_partitioned
 
 # Coordinates in which the tree is built, of each round: with 12, as much attention is captured on
 # pretrained attention as with all of them.
@@ -94,46 +99,29 @@ def _orders(
     num_filled: Int[Array, " N"] | None,
 ) -> list[Int[Array, "N R L C"]]:
     """The orders of queries and of keys. sizes: L, and the slots of a cluster."""
-    num_clusters = sizes[0]
-    depth = (num_clusters - 1).bit_length()
     basis_rng, node_rng = jax.random.split(rng)
     kept = kept_queries, kept_keys
     coordinates = _in_coordinates((queries, keys), kept, basis_rng, rounds)
+    if num_filled is not None:
+        num_filled = jnp.repeat(num_filled, rounds)
+    nodes = Nodes(sizes[0], num_filled)
     sides = [
         _root(of, mask, rounds, size) for of, mask, size in zip(coordinates, kept, sizes[1:], strict=True)
     ]
-    if num_filled is not None:
-        num_filled = jnp.repeat(num_filled, rounds)[:, None]
-    for level in range(depth):
-        directions = _directions(sides, jax.random.fold_in(node_rng, level), rounds)
-        bounds = _bounds(level + 1, num_clusters, num_filled)
-        sides = [
-            _split(side, along, bounds, num_clusters, num_filled)
-            for side, along in zip(sides, directions, strict=True)
-        ]
-    # Nodes of the last level have one cluster or none.
-    bounds = _bounds(depth, num_clusters, num_filled)
-    orders = [_leaves(side, bounds, num_clusters) for side in sides]
+    arguments = nodes, sides, _starts(node_rng, rounds, coordinates[0], nodes.depth)
+    if is_partitioned(*jax.tree.leaves(arguments)):
+        tokens = _grown(False, *arguments)
+    else:
+        by_levels = Call(_grown, (False,))
+        like = [_leaves_like(nodes, side) for side in sides]
+        tokens = by_platform(like, *arguments, cpu=by_levels, tpu=Call(_grown, (True,)), default=by_levels)
+    orders = [nodes.leaves(of, side.length) for of, side in zip(tokens, sides, strict=True)]
     return [order.reshape(len(queries), rounds, *order.shape[1:]) for order in orders]
 
 
-def _leaves(side: "_Side", bounds: Any, num_clusters: int) -> Int[Array, "trees L C"]:
-    """The tokens of the nodes that have a cluster, in the order of the clusters."""
-    if isinstance(bounds, np.ndarray):
-        return side.tokens[:, np.flatnonzero(np.diff(bounds[0])), :]
-    length, nodes = side.coordinates.shape[1], bounds.shape[-1] - 1
-
-    def of_tree(tokens: Array, bounds: Array) -> Array:
-        cluster = jnp.where(jnp.diff(bounds) > 0, bounds[:-1], num_clusters)
-        node = jnp.full(num_clusters, nodes, jnp.int32)
-        node = node.at[cluster].set(jnp.arange(nodes, dtype=jnp.int32), mode="drop")
-        return tokens.at[node].get(mode="fill", fill_value=length)
-
-    leaves: Array = jax.vmap(of_tree)(side.tokens, bounds)
-    return leaves
-
-
-class _Side(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Side:
     """The queries, or the keys, of a level's nodes. A tree is a row and a round, with the rounds inside.
 
     coordinates: [trees, T, P], of all tokens.
@@ -146,8 +134,125 @@ class _Side(NamedTuple):
     coordinates: Array
     tokens: Array
     kept: Array
-    size: int
-    masked: bool
+    size: int = dataclasses.field(metadata={"static": True})
+    masked: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def length(self) -> int:
+        return self.coordinates.shape[1]
+
+    def rows(self) -> Float[Array, "trees nodes m P"]:
+        """The coordinates of the nodes' tokens; zeros in empty slots."""
+        nodes, slots = self.tokens.shape[1:]
+        empty = self.masked or nodes * slots > self.length
+        return take_rows_of_each(self.coordinates, self.tokens, empty=empty)
+
+
+def _leaves_like(nodes: Nodes, side: _Side) -> jax.ShapeDtypeStruct:
+    trees, _, slots = side.tokens.shape
+    if nodes.depth:
+        slots = min(nodes.slots(nodes.depth, side.length, side.size), slots)
+    return result((trees, 2**nodes.depth, slots), jnp.int32)
+
+
+def _grown(kernel: bool | None, nodes: Nodes, sides: list[_Side], starts: Array) -> list[Array]:
+    """The tokens of the nodes of the last level.
+
+    kernel: whether TPU kernels halve several levels at once, where they fit; None: interpreted ones.
+    """
+    level = 0
+    while level < nodes.depth:
+        slots = [side.tokens.shape[2] for side in sides]
+        width = sides[0].coordinates.shape[-1]
+        if kernel is not False and sets.fits(width, slots, [side.length for side in sides]):
+            # Equal shares of the levels that are left.
+            stages = -(-(nodes.depth - level) // sets.LEVELS)
+            levels = -(-(nodes.depth - level) // stages)
+            sides = _several_levels(nodes, sides, starts, level, levels, interpret=kernel is None)
+        else:
+            levels = 1
+            sides = _one_level(nodes, sides, starts, level)
+        level += levels
+    return [side.tokens for side in sides]
+
+
+def _starts(
+    rng: Key[Array, ""], rounds: int, coordinates: Float[Array, "trees T P"], depth: int
+) -> Float[Array, "trees inner P"]:
+    """The directions that the nodes of all levels begin with, the same for each sample and head."""
+    trees, _, width = coordinates.shape
+    found = [jnp.zeros((rounds, 0, width), coordinates.dtype)]
+    for level in range(depth):
+        shape = (rounds, 2**level, width)
+        found.append(jax.random.normal(jax.random.fold_in(rng, level), shape, coordinates.dtype))
+    return jnp.tile(jnp.concatenate(found, axis=1), (trees // rounds, 1, 1))
+
+
+def _of_level(starts: Array, level: int) -> Float[Array, "trees n P"]:
+    return starts[:, 2**level - 1 : 2 ** (level + 1) - 1]
+
+
+def _one_level(nodes: Nodes, sides: list[_Side], starts: Array, level: int) -> list[_Side]:
+    direction = _of_level(starts, level)
+    rows = [side.rows() for side in sides]
+    for own, side in zip(reversed(rows), reversed(sides), strict=True):
+        count = jnp.sum(side.tokens < side.length, axis=-1, dtype=jnp.int32)
+        direction = power_step(own, direction, count)
+    found = []
+    for own, side in zip(rows, sides, strict=True):
+        along = jnp.einsum("anmp,anp->anm", own, direction)
+        first = nodes.tokens(level + 1, side.kept)[:, ::2]
+        size = min(nodes.slots(level + 1, side.length, side.size), along.shape[-1])
+        tokens = halves(side.tokens, along, first, size=size, length=side.length)
+        found.append(dataclasses.replace(side, tokens=tokens))
+    return found
+
+
+def _several_levels(
+    nodes: Nodes, sides: list[_Side], starts: Array, level: int, levels: int, *, interpret: bool
+) -> list[_Side]:
+    """`_one_level` so many times, by a kernel; the tokens of a node come in another order."""
+    trees, groups, _ = sides[0].tokens.shape
+
+    def of_groups(array: Array) -> Array:
+        """Of nodes of a later level [trees, nodes, ...] as [trees * groups, nodes of a group, ...]."""
+        array = jnp.broadcast_to(array, (trees, *array.shape[1:]))
+        return array.reshape(trees * groups, -1, *array.shape[2:])
+
+    def of_levels(arrays: list[Array]) -> Array:
+        return jnp.concatenate([of_groups(array) for array in arrays], axis=1)
+
+    some = range(level, level + levels)
+    halves_of, sizes, spare = [], [], []
+    for side in sides:
+        # The root's tokens are all of them, in order.
+        rows = side.coordinates if level == 0 and not side.masked else side.rows()
+        tokens = side.tokens.reshape(trees * groups, -1)
+        last = nodes.tokens(level + levels, side.kept)
+        sizes.append(min(nodes.slots(level + levels, side.length, side.size), tokens.shape[1]))
+        spare.append(nodes.spare(level + levels, side.length, sizes[-1], masked=side.masked))
+        halves_of.append(
+            sets.Sets(
+                jnp.swapaxes(rows.reshape(*tokens.shape, -1), 1, 2).astype(jnp.float32),
+                jnp.where(tokens < side.length, tokens, NO_TOKEN),
+                of_levels([nodes.tokens(at + 1, side.kept)[:, ::2] for at in some]),
+                of_groups(last),
+            )
+        )
+    of_inner = of_levels([_of_level(starts, at) for at in some]).astype(jnp.float32)
+    halve = functools.partial(
+        sets.halved,
+        levels=levels,
+        size=sizes,
+        spare=spare,
+        length=[side.length for side in sides],
+        interpret=interpret,
+    )
+    found = with_merged_batch(halve, 1)(halves_of, of_inner)
+    return [
+        dataclasses.replace(side, tokens=tokens.reshape(trees, -1, tokens.shape[-1]))
+        for side, tokens in zip(sides, found, strict=True)
+    ]
 
 
 def _in_coordinates(
@@ -192,56 +297,3 @@ def _root(
     return _Side(
         coordinates, jnp.broadcast_to(tokens, (trees, length))[:, None], count, size, kept is not None
     )
-
-
-def _bounds(level: int, num_clusters: int, num_filled: Array | None) -> Any:
-    """[trees or 1, nodes + 1], the first cluster of each of a level's 2^level nodes, and L.
-
-    That is floor(node * L / 2^level), for L filled clusters if it is not None. A node of one cluster gives it
-    to one of its children, and none to the other.
-    """
-    if num_filled is None:
-        return np.arange(2**level + 1)[None] * num_clusters // 2**level
-    nodes = jnp.arange(2**level + 1, dtype=jnp.uint32)[None]
-    filled = num_filled.astype(jnp.uint32)
-    # In two parts, lest the product overflows.
-    whole, rest = filled >> level, filled & (2**level - 1)
-    return (nodes * whole + ((nodes * rest) >> level)).astype(jnp.int32)
-
-
-def _directions(sides: list[_Side], rng: Key[Array, ""], rounds: int) -> list[Float[Array, "trees n m"]]:
-    """Where the queries and the keys lie along their nodes' directions."""
-    trees, nodes, _ = sides[0].tokens.shape
-    width, dtype = sides[0].coordinates.shape[-1], sides[0].coordinates.dtype
-    direction = jax.random.normal(rng, (rounds, nodes, width), dtype)
-    direction = jnp.tile(direction, (trees // rounds, 1, 1))
-    rows = [
-        take_rows_of_each(
-            side.coordinates,
-            side.tokens,
-            empty=side.masked or nodes * side.tokens.shape[2] > side.coordinates.shape[1],
-        )
-        for side in sides
-    ]
-    for own, side in zip(reversed(rows), reversed(sides), strict=True):
-        count = jnp.sum(side.tokens < side.coordinates.shape[1], axis=-1, dtype=jnp.int32)
-        direction = power_step(own, direction, count)
-    return [jnp.einsum("anmp,anp->anm", own, direction) for own in rows]
-
-
-def _split(
-    side: _Side, along: Float[Array, "trees n m"], bounds: Any, num_clusters: int, num_filled: Array | None
-) -> _Side:
-    """The nodes of the next level, which begin with the clusters `bounds`."""
-    length = side.coordinates.shape[1]
-    # The clusters before each bound have these tokens: clusters differ by one token at most.
-    share, extra = jnp.divmod(side.kept[:, None], num_clusters if num_filled is None else num_filled)
-    starts = jnp.asarray(bounds, jnp.int32)
-    places = starts * share + jnp.minimum(starts, extra)
-    first = jnp.diff(places, axis=-1)[:, ::2]
-    # Tokens of a node at most: of all clusters, or of as few as there may be.
-    filled = np.arange(num_clusters if num_filled is None else 1, num_clusters + 1)
-    clusters = -(-filled // (bounds.shape[-1] - 1))
-    most = int(np.max(clusters * np.minimum(-(-length // filled), side.size)))
-    size = min(most, along.shape[-1])
-    return side._replace(tokens=halves(side.tokens, along, first, size=size, length=length))

@@ -7,7 +7,7 @@ import pytest
 
 from smyrf_jax.clustering import smyrf_clustering, tree_clustering
 from smyrf_jax.clustering.balance import SLACK, balance_of
-from smyrf_jax.clustering.tree import _bounds
+from smyrf_jax.clustering.nodes import Nodes
 from tests.smyrf_jax.reference import arrays_of
 
 
@@ -56,6 +56,6 @@ def test_each_token_that_is_kept_has_one_slot_in_the_first_clusters(cluster, sam
 
 def test_nodes_of_fewer_clusters_begin_where_those_of_a_smaller_tree_do():
     for level in range(6):
-        found = _bounds(level, 40, jnp.arange(1, 41, dtype=jnp.int32)[:, None])
-        expected = np.concatenate([_bounds(level, number, None) for number in range(1, 41)])
+        found = Nodes(40, jnp.arange(1, 41, dtype=jnp.int32)).clusters(level)
+        expected = np.concatenate([Nodes(number, None).clusters(level) for number in range(1, 41)])
         np.testing.assert_array_equal(found, expected)
