@@ -51,15 +51,7 @@ def in_groups(function: Callable[..., Any], number: int, most: int, *arrays: Any
     groups = number // group
 
     if groups <= UNROLLED:
-        parts = []
-        for index in range(groups):
-            some = jax.tree.map(
-                lambda array, index=index: jax.lax.slice_in_dim(
-                    array, index * (array.shape[0] // groups), (index + 1) * (array.shape[0] // groups)
-                ),
-                arrays,
-            )
-            parts.append(function(*some))
+        parts = one_after_another(function, groups, *arrays)
         return jax.tree.map(lambda *of: jnp.concatenate(of), *parts)
 
     def cut(array: Array) -> Array:
@@ -67,3 +59,26 @@ def in_groups(function: Callable[..., Any], number: int, most: int, *arrays: Any
 
     found = jax.lax.map(lambda some: function(*some), jax.tree.map(cut, arrays))
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), found)
+
+
+def one_after_another(function: Callable[..., Any], groups: int, *arrays: Any) -> list[Any]:
+    """What function makes of each of equal groups of arrays, along their first axes, in this order.
+
+    Left to itself, a compiler cuts the arrays for all groups before the first one, and keeps all parts.
+    """
+    parts: list[Any] = []
+    for index in range(groups):
+        start = jnp.int32(index)
+        if parts:
+            leaves, tree = jax.tree.flatten(parts[-1])
+            some = min(range(len(leaves)), key=lambda leaf: leaves[leaf].size)
+            both = (start, leaves[some])
+            start, leaves[some] = jax.lax.optimization_barrier(both)  # type: ignore[no-untyped-call]
+            parts[-1] = jax.tree.unflatten(tree, leaves)
+
+        def part(array: Array, start: Array = start) -> Array:
+            size = array.shape[0] // groups
+            return jax.lax.dynamic_slice_in_dim(array, start * size, size)
+
+        parts.append(function(*jax.tree.map(part, arrays)))
+    return parts

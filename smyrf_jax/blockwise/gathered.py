@@ -13,21 +13,23 @@ What accelerators run. What shaped it, by the final schedule of the TPU's compil
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from smyrf_jax.blockwise.block import logsumexp_of
 from smyrf_jax.blockwise.contract import Estimates, Inputs, Means, Rules, gradients_like
 from smyrf_jax.blockwise.means import OfMeans
-from smyrf_jax.blockwise.packing import layout_of, packed
+from smyrf_jax.blockwise.packing import layout_of
 from smyrf_jax.blockwise.plan import Plan
 from smyrf_jax.blockwise.spread import Taken
 from smyrf_jax.blockwise.tiles import Sides
 from smyrf_jax.floats import finite_max
+
+# Rows of a round's clusters, in parts, and where each token has its own.
+_Found = tuple[Sequence[Array], Array]
 
 
 def attend(kernel: bool | None, rules: Rules, inputs: Inputs) -> tuple[Array, Array]:
@@ -56,44 +58,47 @@ def attend(kernel: bool | None, rules: Rules, inputs: Inputs) -> tuple[Array, Ar
         rows_of_means: Any,
     ) -> tuple[Array, Array]:
         heads, _, clusters, size = query_order.shape
-        rows = packed(queries, layouts[0])
+        rows = plan.packed_rows(queries, layouts[0])
         if means is not None:
             rows_of_far = means.attend(layouts[0], rows, rows_of_means)
         if plan.far is not None:
             # What estimates are measured by: the logsumexp of all of them.
             floor = logsumexp_of(*jnp.split(rows_of_far[..., values:], 2, axis=-1))
-            rows = packed(queries | {"floor": floor}, near_layout)
-        sources = plan.sources(0, rows), plan.sources(1, packed(keys, layouts[1]))
+            rows = plan.packed_rows(queries | {"floor": floor}, near_layout)
+        sources = plan.sources(0, rows), plan.sources(1, plan.packed_rows(keys, layouts[1]))
         sides = Sides((near_layout, layouts[1]), (sources[0][1].words, sources[1][1].words))
         as_packed = plan.packed(heads * clusters * size, values + 2, plan.tiles.queries)
-        merge = functools.partial(plan.merge_rounds, values=values, words=as_packed.words)
 
-        def one(index: Array, query_order: Array, key_order: Array, places: Array) -> Taken:
-            rows = plan.attend_clusters(
-                plan.settings,
-                sides,
-                plan.tiles,
-                index,
-                plan.gathered(sources[0], query_order, plan.num_queries, 1),
-                plan.gathered(sources[1], key_order, plan.num_keys, plan.rep),
-                plan.positions(key_order),
-                values=values,
-                packed=as_packed,
-            )
-            return plan.returned(rows, as_packed, places, size)
+        attend_clusters = functools.partial(plan.attend_clusters, values=values, packed=as_packed)
 
-        def merged(found: list[Taken]) -> Taken:
-            return Taken((merge(found, has_far=False, dtype=None),), None)
+        def one(index: Array, query_order: Array, key_order: Array, places: Array) -> _Found:
+            orders = query_order, key_order
+            rows = plan.of_clusters(attend_clusters, sides, sources, index, *orders, as_packed.pieces)
+            return rows, places
 
-        def last(found: list[Taken]) -> tuple[Array, Array]:
-            if rows_of_far is not None:
-                found = [Taken((rows_of_far,), None), *found]
-            output: tuple[Array, Array] = merge(
-                found, has_far=rows_of_far is not None, dtype=inputs.value.dtype
-            )
-            return output
+        def merging(dtype: Any, *first: Array) -> Callable[..., Any]:
+            def merged(state: Array | None, found: list[_Found]) -> Any:
+                rows, places = zip(*found, strict=True)
 
-        results: tuple[Array, Array] = plan.over_rounds(one, merged, last, (query_order, key_order, places))
+                def of_tokens(places: Sequence[Array], before: Sequence[Array]) -> Any:
+                    taken = [
+                        plan.returned(of, as_packed, its, size) for of, its in zip(rows, places, strict=True)
+                    ]
+                    return plan.merge_rounds(
+                        [*(Taken((of,), None) for of in before), *taken],
+                        values=values,
+                        words=as_packed.words,
+                        has_far=bool(first),
+                        dtype=dtype,
+                    )
+
+                return plan.over_tokens(of_tokens, places, first if state is None else (*first, state))
+
+            return merged
+
+        last = merging(inputs.value.dtype, *(() if rows_of_far is None else (rows_of_far,)))
+        orders = query_order, key_order, places
+        results: tuple[Array, Array] = plan.over_rounds(one, merging(None), last, orders)
         return results
 
     words = max(near_layout.words, layouts[1].words, values + 2)
@@ -147,46 +152,39 @@ def gradients(
     ) -> tuple[Array, Array, Array | None]:
         heads, _, clusters, size = query_order.shape
         num_slots = heads * clusters * size, heads * clusters * key_order.shape[-1]
-        rows = packed(queries, layouts[0])
-        sources = plan.sources(0, rows), plan.sources(1, packed(keys, layouts[1]))
+        rows = plan.packed_rows(queries, layouts[0])
+        sources = plan.sources(0, rows), plan.sources(1, plan.packed_rows(keys, layouts[1]))
         sides = Sides(layouts, (sources[0][1].words, sources[1][1].words))
         as_packed = (
             plan.packed(num_slots[0], sum(query_widths), plan.tiles.queries),
             plan.packed(num_slots[1], sum(key_widths), plan.tiles.keys),
         )
 
+        of_clusters = functools.partial(
+            plan.gradients_of_clusters, widths=(query_widths, key_widths), packed=as_packed
+        )
+
         def one(
             index: Array, query_order: Array, key_order: Array, places: Array, key_places: Array
-        ) -> tuple[Taken, Taken]:
-            to_query, to_key = plan.gradients_of_clusters(
-                plan.settings,
-                sides,
-                plan.tiles,
-                index,
-                plan.gathered(sources[0], query_order, plan.num_queries, 1),
-                plan.gathered(sources[1], key_order, plan.num_keys, plan.rep),
-                plan.positions(key_order),
-                widths=(query_widths, key_widths),
-                packed=as_packed,
-            )
-            return (
-                plan.returned(to_query, as_packed[0], places[:, None], size),
-                _of_units(plan.returned(to_key, as_packed[1], key_places, key_order.shape[-1]), plan.rep),
-            )
+        ) -> tuple[_Found, _Found]:
+            orders = query_order, key_order
+            parts = plan.of_clusters(of_clusters, sides, sources, index, *orders, as_packed[0].pieces)
+            to_query, to_key = zip(*parts, strict=True)
+            return (to_query, places[:, :, None]), (to_key, jnp.swapaxes(key_places, 1, 2))
 
-        def merge(found: Sequence[tuple[Taken, Taken]]) -> tuple[Taken, Taken]:
-            sums = last(found)
-            return tuple(Taken((of[:, None],), None) for of in sums)  # type: ignore[return-value]
-
-        def last(found: Sequence[tuple[Taken, Taken]]) -> tuple[Array, Array]:
+        def summed(
+            state: tuple[Array, Array] | None,
+            found: Sequence[tuple[_Found, _Found]],
+        ) -> tuple[Array, Array]:
             of_queries, of_keys = zip(*found, strict=True)
+            before: Any = (None, None) if state is None else state
             return (
-                plan.summed(of_queries, as_packed[0], query_widths),
-                plan.summed(of_keys, as_packed[1], key_widths),
+                plan.summed(before[0], of_queries, as_packed[0], query_widths, size),
+                plan.summed(before[1], of_keys, as_packed[1], key_widths, key_order.shape[-1], plan.rep),
             )
 
         orders = query_order, key_order, places, key_places
-        to_queries, to_keys = plan.over_rounds(one, merge, last, orders)
+        to_queries, to_keys = plan.over_rounds(one, summed, summed, orders)
         if means is None:
             return to_queries, to_keys, None
         of_queries, of_means = means.gradients(layouts[0], rows, rows_of_means)
@@ -258,14 +256,4 @@ def _split(array: Array, widths: list[int]) -> list[Array]:
     for width in widths:
         found.append(array[..., start : start + width])
         start += width
-    return found
-
-
-def _of_units(taken: Taken, rep: int) -> Taken:
-    """[g * rep, P, ...] as [g, rep * P, ...]."""
-
-    def joined(array: Array) -> Array:
-        return array.reshape(array.shape[0] // rep, rep * array.shape[1], *array.shape[2:])
-
-    found: Taken = jax.tree.map(joined, taken)
     return found

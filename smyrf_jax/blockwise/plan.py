@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from smyrf_jax.batching import in_groups
+from smyrf_jax.batching import UNROLLED, one_after_another
 from smyrf_jax.blockwise import kernels, xla
 from smyrf_jax.blockwise.block import Settings
 from smyrf_jax.blockwise.contract import Inputs, Rules, one_cluster
+from smyrf_jax.blockwise.packing import Layout, packed
 from smyrf_jax.blockwise.spread import (
-    LANES,
     Packed,
     Spread,
     Taken,
@@ -24,20 +24,15 @@ from smyrf_jax.blockwise.spread import (
     take,
     take_back,
 )
-from smyrf_jax.blockwise.tiles import tiles_of
+from smyrf_jax.blockwise.steps import Steps
+from smyrf_jax.blockwise.tiles import Sides, tiles_of
 from smyrf_jax.checks import known_product
-from smyrf_jax.chips import source_bytes
 from smyrf_jax.clustering.clustering import cluster_of_places, places_of
 from smyrf_jax.clustering.local import local_places
 from smyrf_jax.floats import finite_min, float32_at_least
 
-# Bytes of the rows of all rounds, above which rounds are taken one by one.
-ROUNDS_BYTES = 9 * 2**23
-# Bytes of the rows of a step where there is no vector memory that they have to fit.
-BYTES_WITHOUT_KERNELS = 2**28
 
-
-class Plan:
+class Plan(Steps):
     """How the heads of all samples are cut into steps, and what their rows hold."""
 
     def __init__(self, kernel: bool | None, rules: Rules, inputs: Inputs):
@@ -177,47 +172,6 @@ class Plan:
                 found["offset"] = self.by_unit(self.far.key_offset[..., None])
         return found
 
-    def over_units(self, function: Callable[..., Any], words: int, *arrays: Any) -> Any:
-        """function of a few units at a time, whose rows of so many words fit the source of a gather.
-
-        arrays: [units * rep, ...] and [units, ...].
-        """
-        row = -(-words // LANES) * LANES * self.dtype.itemsize
-        bytes_of_unit = max(self.rep * self.num_queries, self.num_keys) * row
-        if not isinstance(self.units, int):
-            return function(*arrays)
-        most = BYTES_WITHOUT_KERNELS if self.kernel is False else source_bytes()
-        of_rounds = ROUNDS_BYTES // (self.rounds * bytes_of_unit)
-        return in_groups(function, self.units, min(most // bytes_of_unit, max(1, of_rounds)), *arrays)
-
-    def unrolled(self, heads: int, words: int) -> bool:
-        """Whether a step has rows for all rounds."""
-        row = -(-words // LANES) * LANES * self.dtype.itemsize
-        rows = heads * self.rounds * self.num_clusters * self.query_order.shape[-1]
-        few = not isinstance(rows, int) or rows * row <= ROUNDS_BYTES
-        return self.rounds == 1 or (self.rounds <= 4 and few)
-
-    def over_rounds(
-        self, step: Callable[..., Any], merge: Callable[..., Any], last: Callable[..., Any], orders: Any
-    ) -> Any:
-        """last(what step(round, its orders) gives for all rounds), or for what merge makes of some."""
-        heads = orders[0].shape[0]
-        if self.unrolled(heads, max(self.width, self.values + 2)):
-            found = [
-                step(jnp.int32(index), *(None if of is None else of[:, index] for of in orders))
-                for index in range(self.rounds)
-            ]
-            return last(found)
-
-        def scanned(state: Any, inputs: Any) -> tuple[Any, None]:
-            return merge([state, step(inputs[0], *inputs[1])]), None
-
-        moved = tuple(None if of is None else jnp.swapaxes(of, 0, 1) for of in orders)
-        state = merge([step(jnp.int32(0), *jax.tree.map(lambda of: of[0], moved))])
-        middle = jax.tree.map(lambda of: of[1:-1], (jnp.arange(self.rounds, dtype=jnp.int32), moved))
-        state, _ = jax.lax.scan(scanned, state, middle)
-        return last([state, step(jnp.int32(self.rounds - 1), *jax.tree.map(lambda of: of[-1], moved))])
-
     def spread(self, length: int, words: int) -> Spread:
         """How rows of so many tokens are spread over sources of gathers."""
         if self.kernel is False or self.whole:
@@ -239,6 +193,45 @@ class Plan:
         spread = self.spread(rows.shape[0], rows.shape[-1])
         return sources_of(rows, spread, empty), spread
 
+    def packed_rows(self, columns: dict[str, Array], layout: Layout) -> Array:
+        """Columns [heads, T, ...] as rows of words."""
+        rows: Array = self.over_tokens(lambda columns: packed(columns, layout), columns)
+        return rows
+
+    def of_clusters(
+        self,
+        function: Callable[..., Any],
+        sides: Sides,
+        sources: Any,
+        index: Array,
+        query_order: Array,
+        key_order: Array,
+        pieces: int,
+    ) -> list[Any]:
+        """What a function makes of the rows of a round's clusters, in parts.
+
+        pieces: into how many parts results are cut; then clusters are too, if that comes out even.
+        """
+        pieces = max(pieces, sources[0][1].pieces)
+
+        def of_some(query_order: Array, key_order: Array) -> Any:
+            return function(
+                self.settings,
+                sides,
+                self.tiles,
+                index,
+                self.gathered(sources[0], query_order, self.num_queries, 1),
+                self.gathered(sources[1], key_order, self.num_keys, self.rep),
+                self.positions(key_order),
+            )
+
+        heads, clusters, _ = query_order.shape
+        if heads > 1 or pieces > UNROLLED or clusters % (pieces * self.tiles.clusters):
+            return [of_some(query_order, key_order)]
+        return one_after_another(
+            lambda *orders: of_some(*(of[None] for of in orders)), pieces, query_order[0], key_order[0]
+        )
+
     def gathered(self, sources: tuple[list[Array], Spread], order: Array, length: int, rep: int) -> Taken:
         """Rows of [n, C] slots, for orders [g * rep, L, C]."""
         heads = order.shape[0] // rep
@@ -253,14 +246,15 @@ class Plan:
         index = jnp.pad(index, [(0, spare), (0, 0)], constant_values=heads * length)
         return take(*sources, index)
 
-    def returned(self, rows: Array, packed: Packed, places: Array, size: int) -> Taken:
-        """Of rows [n, C], as packed, those of each token [g * rep, ..., T], by their places in L * C.
+    def returned(self, rows: Sequence[Array], packed: Packed, places: Array, size: int) -> Taken:
+        """Of rows [n, C], as packed and in parts, those of each token [g * rep, ..., T]; zeros where none is.
 
-        Zeros where there is none.
+        places: of tokens, in L * C.
         """
         if self.whole:
-            rows = rows[: places.shape[0], : places.shape[-1]]
-            return Taken((rows if places.ndim == 2 else rows[:, None],), None)
+            (whole,) = rows
+            whole = whole[: places.shape[0], : places.shape[-1]]
+            return Taken((whole if places.ndim == 2 else whole[:, None],), None)
         slots = self.num_clusters * size
         head = jax.lax.broadcasted_iota(jnp.int32, places.shape, 0)
         taken = take_back(rows, packed, head * slots + jnp.minimum(places, slots - 1))
@@ -271,16 +265,39 @@ class Plan:
             return taken._replace(place=jnp.where(there[..., None, :], taken.place, -1))
         return Taken((jnp.where(there[..., None], taken.rows[0], 0),), None)
 
-    def summed(self, found: Sequence[Taken], packed: Packed, widths: list[int]) -> Array:
-        """The sum of gathered rows [A, P, T, words] over P and what is found, [A, T, words]."""
+    def summed(
+        self,
+        state: Array | None,
+        found: Sequence[tuple[Sequence[Array], Array]],
+        packed: Packed,
+        widths: list[int],
+        size: int,
+        rep: int = 1,
+    ) -> Array:
+        """A state [g, T, words] and the rows of each of its tokens, summed.
+
+        found: rows [n, C], as packed and in parts, and where each token has its own, [g * rep, T, P].
+        size: slots of a cluster.
+        """
         words = sum(widths)
-        parts = []
-        for taken in found:
-            place = None if taken.place is None else jnp.swapaxes(taken.place, -1, -2)
-            rows = chosen(list(taken.rows), place, words, packed.words)
-            parts += [rows[:, index] for index in range(rows.shape[1])]
-        total: Array = sum(parts[1:], parts[0])
-        return total
+        rows, places = zip(*found, strict=True)
+
+        def joined(array: Array) -> Array:
+            return array.reshape(array.shape[0] // rep, rep * array.shape[1], *array.shape[2:])
+
+        def of_tokens(places: Sequence[Array], before: Sequence[Array]) -> Array:
+            parts = list(before)
+            for of, its in zip(rows, places, strict=True):
+                taken = self.returned(of, packed, jnp.swapaxes(its, 1, 2), size)
+                taken = jax.tree.map(joined, taken)
+                place = None if taken.place is None else jnp.swapaxes(taken.place, -1, -2)
+                of_places = chosen(list(taken.rows), place, words, packed.words)
+                parts += [of_places[:, index] for index in range(of_places.shape[1])]
+            total: Array = sum(parts[1:], parts[0])
+            return total
+
+        whole: Array = self.over_tokens(of_tokens, places, () if state is None else (state,))
+        return whole
 
     @property
     def attend_clusters(self) -> Callable[..., Any]:

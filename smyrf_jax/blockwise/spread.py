@@ -4,6 +4,7 @@ Where tokens are many, several share a row, side by side, and there are several 
 gathered row is meant, and of which source, is a number beside it.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,9 @@ from jax import Array
 from smyrf_jax.chips import source_bytes
 
 LANES = 128
+# Bytes of a token's rows of all pieces, whose blocks lie in vector memory at once. Where they would be more,
+# there is one source, however large, and a gathered row takes ten times as long.
+PIECES_BYTES = 2**11
 
 
 class Spread(NamedTuple):
@@ -41,6 +45,8 @@ def spread_of(length: int, words: int, itemsize: int = 4) -> Spread:
     while groups * 2 * words <= LANES and groups * most < length:
         groups *= 2
     pieces = -(-length // (groups * most))
+    if pieces * row > PIECES_BYTES:
+        return Spread(length, words, 1, 1)
     rows = -(-length // (groups * pieces * 8)) * 8
     return Spread(rows, LANES // groups if groups > 1 else words, groups, pieces)
 
@@ -139,27 +145,36 @@ def packed_of(slots: int, words: int, block: int, itemsize: int = 4) -> Packed:
         groups *= 2
     rows = slots // groups
     pieces = -(-rows // most)
+    if pieces * row > PIECES_BYTES:
+        groups = pieces = 1
+        rows = slots
     return Packed(LANES // groups if groups > 1 else words, groups, block, pieces, -(-rows // pieces))
 
 
-def take_back(rows: Array, packed: Packed, slot: Array) -> Taken:
-    """Of rows [.., groups * words], those of the slots [..., T]."""
-    rows = rows.reshape(-1, rows.shape[-1])
+def take_back(parts: Sequence[Array], packed: Packed, slot: Array) -> Taken:
+    """Of rows [.., groups * words], in parts, those of the slots [..., T]."""
+    parts = [rows.reshape(-1, rows.shape[-1]) for rows in parts]
     if packed.groups == 1 and packed.pieces == 1:
-        return Taken((_rows(rows, slot),), None)
+        return Taken((_rows(_joined(parts), slot),), None)
     part = packed.block // packed.groups
     within = slot % packed.block
     row, group = slot // packed.block * part + within % part, within // part
     if packed.pieces == 1:
-        return Taken((_rows(rows, row),), group[..., None, :])
+        return Taken((_rows(_joined(parts), row),), group[..., None, :])
     piece = row // packed.rows
-    # Clusters that fill up the last step of a grid come after all slots.
-    rows = rows[: packed.rows * packed.pieces]
-    missing = packed.rows * packed.pieces - len(rows)
-    rows = jnp.pad(rows, [(0, missing), (0, 0)]) if missing else rows
-    sources = [
-        jax.lax.slice_in_dim(rows, start, start + packed.rows)
-        for start in range(0, packed.rows * packed.pieces, packed.rows)
-    ]
+    sources = list(parts)
+    if len(parts) != packed.pieces or len(parts[0]) != packed.rows:
+        # Clusters that fill up the last step of a grid come after all slots.
+        rows = _joined(parts)[: packed.rows * packed.pieces]
+        missing = packed.rows * packed.pieces - len(rows)
+        rows = jnp.pad(rows, [(0, missing), (0, 0)]) if missing else rows
+        sources = [
+            jax.lax.slice_in_dim(rows, start, start + packed.rows)
+            for start in range(0, packed.rows * packed.pieces, packed.rows)
+        ]
     found = tuple(_rows(source, row % packed.rows) for source in sources)
     return Taken(found, (piece * packed.groups + group)[..., None, :])
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)

@@ -112,14 +112,15 @@ def _of_sample(
     if not complete:
         counts = jnp.concatenate([counts, jnp.sum(rest, axis=-1)[:, None]], axis=-1)
 
-    def means_of(vectors: Array) -> Array:
-        """[N, pieces, D], and that of the keys in no cluster at the end."""
-        vectors = jnp.moveaxis(vectors, 0, 1).astype(dtype)
-        sums = sums_of_pieces(*vary_alike((vectors, order, of_key), vectors, order))
-        pieces = sums / jnp.maximum(counts[:, : sums.shape[1], None], 1).astype(dtype)
-        return pieces if complete else jnp.concatenate([pieces, masked_mean(vectors, rest)], axis=1)
-
-    of_keys, of_values = means_of(key), means_of(value)
+    vectors = tuple(jnp.moveaxis(of, 0, 1).astype(dtype) for of in (key, value))
+    sums = sums_of_pieces(*vary_alike((vectors, order, of_key), vectors, order))
+    divisor = jnp.maximum(counts[:, : order.shape[1], None], 1).astype(dtype)
+    of_keys, of_values = (of / divisor for of in sums)
+    if not complete:  # the mean of the keys in no cluster, at the end
+        of_keys, of_values = (
+            jnp.concatenate([pieces, masked_mean(of, rest)], axis=1)
+            for pieces, of in zip((of_keys, of_values), vectors, strict=True)
+        )
     # The size of a piece as one more coordinate of its centroid; empty ones count for nothing.
     count = counts[..., None].astype(dtype)
     sizes = jnp.where(count > 0, jnp.log(jnp.maximum(count, 1)), finite_min(dtype) / 4)
@@ -130,7 +131,7 @@ def _of_sample(
     if not several:
         return Estimates(None, None, None, None, None, met=1, means=found)
     pieces = of_keys[:, : order.shape[1]]
-    its_centroid = of_its_piece(*vary_alike((pieces, order, of_key), pieces, order))
+    (its_centroid,) = of_its_piece(*vary_alike(((pieces,), order, of_key), pieces, order))
     if not complete:  # what is in no cluster has the last mean
         its_centroid = jnp.where((of_key < 0)[..., None], of_keys[:, -1:], its_centroid)
     offset = jnp.zeros(query.shape[:-1], dtype)

@@ -18,12 +18,13 @@ from smyrf_jax import (
     Clustering,
     Features,
     attention,
+    batching,
     clustered_attention,
     local_clustering,
     orthogonal_projection,
     smyrf_clustering,
 )
-from smyrf_jax.blockwise import Inputs, Rules, blockwise_attention, kernels, tiles
+from smyrf_jax.blockwise import Inputs, Rules, blockwise_attention, kernels, plan, spread, steps, tiles
 from smyrf_jax.chips import SOURCE_BYTES
 from smyrf_jax.clustered import attend_in_clusters
 from tests.smyrf_jax.reference import arrays_of, loss_of, reference
@@ -214,7 +215,34 @@ def test_many_clusters_share_a_step():
 @pytest.mark.parametrize("name", IN_LITTLE_MEMORY)
 def test_sources_of_eight_rows_give_the_same(name, monkeypatch):
     monkeypatch.setitem(SOURCE_BYTES, "v3", 4096)
+    monkeypatch.setattr(spread, "PIECES_BYTES", 2**20)
     compare(IN_LITTLE_MEMORY[name], ("pallas",))
+
+
+# Six clusters, of 16 queries and 8 keys, in as many parts as there are sources: three.
+ONE_HEAD = Case(batch=1, heads=1, num_queries=96, num_keys=48, values=70)
+
+
+@pytest.mark.usefixtures("few_clusters_a_step")
+@pytest.mark.parametrize(
+    "case",
+    [
+        ONE_HEAD,
+        dataclasses.replace(ONE_HEAD, rounds=6, missing=True),
+        dataclasses.replace(ONE_HEAD, rounds=1, far=lambda: Centroids(2)),
+        dataclasses.replace(ONE_HEAD, is_causal=True, deduplicate=True),
+    ],
+    ids=["base", "many rounds", "means", "causal"],
+)
+def test_one_head_in_parts(case, monkeypatch):
+    monkeypatch.setitem(SOURCE_BYTES, "v3", 2**14)
+    monkeypatch.setattr(steps, "PART_BYTES", 4096)
+    cut = []
+    one_after_another = batching.one_after_another
+    for room in (steps, plan):
+        monkeypatch.setattr(room, "one_after_another", lambda *a: cut.append(a[1]) or one_after_another(*a))
+    compare(case, OTHERS)
+    assert {3, 8} <= set(cut)
 
 
 @pytest.mark.usefixtures("few_clusters_a_step")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from smyrf_jax import chips
+from smyrf_jax.blockwise import spread as spread_module
 from smyrf_jax.blockwise.spread import (
     LANES,
     beside,
@@ -44,6 +45,7 @@ def rows_of(length, words, dtype):
 @pytest.mark.parametrize(("length", "words", "most"), SIZES)
 def test_taken_rows_are_those_of_the_tokens(length, words, most, dtype, monkeypatch):
     monkeypatch.setitem(chips.SOURCE_BYTES, "v3", most * ROW)
+    monkeypatch.setattr(spread_module, "PIECES_BYTES", 64 * ROW)
     rows = rows_of(length, words, dtype)
     spread = spread_of(length, words)
     sources = sources_of(rows, spread, empty=True)
@@ -68,6 +70,7 @@ def test_one_source_without_empty_rows_is_the_rows_themselves():
 @pytest.mark.parametrize("words", [1, 33, 64, 65, 128, 129, 300])
 def test_every_token_has_a_place_and_sources_fit(words, itemsize, monkeypatch):
     monkeypatch.setitem(chips.SOURCE_BYTES, "v3", 64 * ROW)
+    monkeypatch.setattr(spread_module, "PIECES_BYTES", 2**30)
     for length in (1, 63, 64, 65, 127, 128, 500, 5000):
         check_spread(length, words, itemsize)
 
@@ -98,6 +101,7 @@ WRITTEN = [
 def test_written_rows_are_taken_back(clusters, size, block, words, most, spare, monkeypatch):
     """spare: clusters that fill up the last step of a grid."""
     monkeypatch.setitem(chips.SOURCE_BYTES, "v3", most * ROW)
+    monkeypatch.setattr(spread_module, "PIECES_BYTES", 64 * ROW)
     rows = rows_of(clusters * size, words, "float32")
     packed = packed_of(clusters * size, words, block)
     assert packed.rows <= most
@@ -108,7 +112,7 @@ def test_written_rows_are_taken_back(clusters, size, block, words, most, spare, 
     written = jnp.pad(written, [(0, spare), (0, 0), (0, 0)], constant_values=jnp.nan)
     slot = np.random.default_rng(0).integers(0, clusters * size, (2, 50))
     slot[0, :2] = 0, clusters * size - 1
-    taken = jax.jit(lambda rows, slot: take_back(rows, packed, slot))(written, jnp.asarray(slot, jnp.int32))
+    taken = jax.jit(lambda rows, slot: take_back([rows], packed, slot))(written, jnp.asarray(slot, jnp.int32))
     found = chosen(list(taken.rows), column(taken.place), words, packed.words)
     np.testing.assert_array_equal(found, np.asarray(rows)[slot])
 
@@ -118,3 +122,11 @@ def test_a_place_that_is_none_gives_zeros():
     place = jnp.asarray([[-1], [0], [2], [3]], jnp.int32)
     found = chosen(rows, place, 2, 3)
     np.testing.assert_array_equal(found, [[0, 0], [1, 1], [2, 2], [2, 2]])
+
+
+def test_blocks_of_many_pieces_would_not_fit_so_that_there_is_one(monkeypatch):
+    monkeypatch.setitem(chips.SOURCE_BYTES, "v3", 16 * ROW)
+    assert spread_of(64, 100).pieces == 4
+    assert spread_of(65, 100) == (65, 100, 1, 1)
+    assert packed_of(64, 100, 64).pieces == 4
+    assert packed_of(80, 100, 80) == (100, 1, 80, 1, 80)
