@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
-
-from smyrf_jax.rows import repeat_heads
 
 # A part of a PartitionSpec: the axes that one axis of an array lies over.
 _Axes = Any
@@ -77,7 +76,8 @@ def over_shards(
     heads = _first(spec[-2] for spec in lying)
     if key.shape[-2] % _size(mesh, heads):
         key, value = (_reshard(array, *batch, None, None, None) for array in (key, value))
-        key, value = (repeat_heads(array, query.shape[-2]) for array in (key, value))
+        repeats = query.shape[-2] // key.shape[-2]
+        key, value = (jnp.repeat(array, repeats, axis=-2) for array in (key, value))
     alike = query_mask is mask
 
     def of_mask(mask: Array | None) -> Any:

@@ -147,16 +147,27 @@ def test_sums_by_kind_and_by_source(found):
 @pytest.mark.slow
 def test_programs_of_tpus_hold_kernels_and_no_scatters():
     """Attention and its gradients, by the compilers of four chips; about 4 minutes."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= schedule.environment("")
-    # No schedules are wanted, and programs of devices that are not there cannot be read again.
-    environment |= {"LIBTPU_INIT_ARGS": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}
-    command = [sys.executable, "-m", "tests.launch.tpu_programs", "v3", "v4", "v5e", "v6e"]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    rows = programs_of_tpus("v3", "v4", "v5e", "v6e")
     assert len(rows) == 5 * 7
     failed = [row for row in rows if "error" in row]
     assert not failed, failed
     assert not [row for row in rows if row["scatters"]]
     assert not [row for row in rows if not row["kernels"]]
+
+
+@pytest.mark.slow
+def test_cores_of_an_automatic_mesh_exchange_nothing():
+    rows = programs_of_tpus("--sharded", "v5e")
+    assert len(rows) == 4 * 2
+    assert not [row for row in rows if row["exchanges"]], rows
+
+
+def programs_of_tpus(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= schedule.environment("")
+    # No schedules are wanted, and programs of devices that are not there cannot be read again.
+    environment |= {"LIBTPU_INIT_ARGS": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    command = [sys.executable, "-m", "tests.launch.tpu_programs", *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [json.loads(line) for line in result.stdout.splitlines()]

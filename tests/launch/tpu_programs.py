@@ -1,8 +1,10 @@
 """Compiles attention and its gradients for TPUs that are not there, and prints what the programs hold.
 
     python -m tests.launch.tpu_programs v3 v4 v5e v6e
+    python -m tests.launch.tpu_programs --sharded v5e
 
-A JSON line a program: chip, dtype, name, and scatters, kernels and others, or the error of the compiler.
+A JSON line a program: chip, dtype, name, and scatters, kernels and others, or the error of the compiler. With
+--sharded, of samples and of heads that lie over an automatic mesh of four cores.
 Run by test_schedule.py in the environment of `launch.schedule.environment`.
 """
 
@@ -14,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from smyrf_jax import Canopy, Local, Scatterbrain, Smyrf, attention
 from smyrf_jax.chips import compiling_for
@@ -32,19 +34,23 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 }
 
 
-def compiled(device: Any, dtype: str, masked: bool = False, **options: Any) -> str:
+SHARDED = {"samples": PartitionSpec("x"), "heads": PartitionSpec(None, None, "x")}
+EXCHANGES = r"= \S+ (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\("
+
+
+def compiled(where: Any, dtype: str, shape_of: Any = SHAPE, masked: bool = False, **options: Any) -> str:
     """The program for output and gradients."""
 
     def shape(of: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(of, dtype, sharding=SingleDeviceSharding(device))
+        return jax.ShapeDtypeStruct(of, dtype, sharding=where)
 
     def loss(query: Any, key: Any, value: Any, mask: Any = None) -> Any:
         output: Any = attention(query, key, value, mask=mask, **options)
         return jnp.sum(output.astype(jnp.float32) ** 2), output
 
-    arrays = [shape(SHAPE, dtype)] * 3
+    arrays = [shape(shape_of, dtype)] * 3
     if masked:
-        arrays.append(shape((1, 1, 1, SHAPE[1]), bool))
+        arrays.append(shape((1, 1, 1, shape_of[1]), bool))
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
     return gradients.lower(*arrays).compile().as_text()
 
@@ -57,7 +63,7 @@ def main(chips: list[str]) -> None:
                 row: dict[str, Any] = {"chip": chip, "dtype": dtype, "name": name}
                 try:
                     with compiling_for(chip):
-                        text = compiled(description.devices[0], dtype, **options)
+                        text = compiled(SingleDeviceSharding(description.devices[0]), dtype, **options)
                 except Exception as error:  # of the compiler, for the test to show
                     row["error"] = str(error)[-2000:]
                 else:
@@ -66,5 +72,20 @@ def main(chips: list[str]) -> None:
                 print(json.dumps(row), flush=True)
 
 
+def sharded(chip: str) -> None:
+    description = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
+    mesh = Mesh(description.devices, ("x",))
+    for name in ("smyrf, each key once", "canopy", "scatterbrain", "local"):
+        for axis, spec in SHARDED.items():
+            where = NamedSharding(mesh, spec)
+            with compiling_for(chip):
+                text = compiled(where, "float32", (4, 256, 4, 32), **PROGRAMS[name])
+            exchanges = len(re.findall(EXCHANGES, text))
+            print(json.dumps({"name": name, "axis": axis, "exchanges": exchanges}), flush=True)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1] == "--sharded":
+        sharded(sys.argv[2])
+    else:
+        main(sys.argv[1:])
