@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jax import Array
 
+from benchmarks.fitting import Sample, cost_of_pairs_and_rows, in_words
 from benchmarks.tables import RESULTS, line, table
 from smyrf_jax import Dense, Method, Smyrf, attention, e2lsh, gaussian_directions, xbox_plus
 from training.timing import Step, medians
@@ -234,18 +235,14 @@ def crossover(quick: bool) -> None:
         for method in methods:
             seconds, pairs = times[repr(method)], method.cost(length, length).pairs
             rows = 2 * method.num_hashes * length
-            samples.append((pairs * length**2, rows, seconds * length**2 / dense))
+            samples.append(Sample(length**2, round(pairs * length**2), rows, seconds / dense))
             setting = f"{method.num_hashes} x {method.cluster_size}"
             cells.append([f"{length}", setting, f"{1e3 * seconds:.2f}", f"{1e3 * dense:.2f}"])
             print(line(cells[-1]), flush=True)
-    *counts, units = (np.array(column, float) for column in zip(*samples, strict=True))
-    # Relative errors count, so that cheap settings do.
-    design = np.stack(counts, axis=1) / units[:, None]
-    a_pair, a_row = np.linalg.lstsq(design, np.ones(len(samples)), rcond=None)[0]
     lines += [
         *table(["tokens", "settings", "SMYRF", "dense in JAX"], cells),
-        "In units of a pair of dense attention of the same length: a pair in a cluster "
-        f"{a_pair:.2f}, a query or key in a round {a_row:.0f}.",
+        "",
+        in_words(cost_of_pairs_and_rows(samples)),
     ]
     print(lines[-1])
     (RESULTS / "crossover.md").write_text("\n".join(lines) + "\n")

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from benchmarks.fitting import Sample, cost_of_pairs_and_rows, in_words
 from benchmarks.tables import RESULTS, table
 from launch import schedule
 
@@ -28,7 +29,15 @@ CHIPS = ["v3", "v5e", "v6e"]
 LENGTHS = [4096, 65536, 16384, 1024, 2048, 8192, 32768]  # in the order of their weight
 # Dense attention by XLA has all logits in memory: no core holds more than these.
 LONGEST_DENSE = 8192
+# Where dense attention may be faster: `smyrf_attention(implementation="auto")` goes by what is fitted here.
+SHORT_LENGTHS = [256, 512, 1024, 2048]
 BLOCKS = (256, 512, 1024)
+SHORT = {
+    "smyrf 1 x 32": (1, 32),
+    "smyrf 2 x 64": (2, 64),
+    "smyrf 4 x 128": (4, 128),
+    "smyrf 4 x 512": (4, 512),
+}
 
 
 class Case(NamedTuple):
@@ -56,6 +65,15 @@ def cases() -> Iterator[Case]:
         for method in every:
             if method != "dense" or length <= LONGEST_DENSE:
                 yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
+    for length in SHORT_LENGTHS:
+        for method in ("dense", *settings_of(length)):
+            if length not in LENGTHS or method not in every:
+                yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
+
+
+def settings_of(length: int) -> dict[str, tuple[int, int]]:
+    """SMYRF's rounds and cluster sizes, of several clusters."""
+    return {name: numbers for name, numbers in SHORT.items() if numbers[1] < length}
 
 
 def function_of(case: Case, block: int | None) -> Callable[..., Any]:
@@ -68,8 +86,7 @@ def function_of(case: Case, block: int | None) -> Callable[..., Any]:
     methods = {
         "dense": Dense(),
         "smyrf 4 x 2048": Smyrf(4, 2048),
-        "smyrf 4 x 128": Smyrf(4, 128),
-        "smyrf 2 x 64": Smyrf(2, 64),
+        **{name: Smyrf(*numbers) for name, numbers in SHORT.items()},
         "canopy gan": Canopy(1, 1024, 16 if case.num_queries == 128**2 else 4),
         "canopy": Canopy(),
         "scatterbrain": Scatterbrain(2, 64, 64),
@@ -225,6 +242,23 @@ def exponent(rows: list[dict[str, Any]], chip: str, method: str) -> float | None
     return math.log(found[65536] / found[4096], 16)
 
 
+def costs_of_rows(rows: list[dict[str, Any]], chip: str) -> tuple[float, float] | None:
+    """What a pair and a row of SMYRF's cost, where dense attention was measured too."""
+    rows = [row for row in rows if row["chip"] == chip and "cycles" in row]
+    dense = {row["name"]: row["cycles"] for row in rows if row["method"] == "dense"}
+    samples = []
+    for row in rows:
+        if not row["method"].startswith("smyrf") or row["name"] not in dense:
+            continue
+        rounds, size = map(int, row["method"].removeprefix("smyrf ").split(" x "))
+        num_queries, num_keys = row["num_queries"], row["num_keys"]
+        part = row["cycles"] / dense[row["name"]]
+        samples.append(
+            Sample(num_queries * num_keys, rounds * size * num_keys, rounds * (num_queries + num_keys), part)
+        )
+    return cost_of_pairs_and_rows(samples) if len(samples) > 2 else None
+
+
 def write(rows: list[dict[str, Any]]) -> None:
     header = ["", "", "", "M cycles", "ms", "sort", "gather", "kernels", "rest", "MB"]
     order = [(case.name, case.method) for case in cases()]
@@ -255,6 +289,10 @@ def write(rows: list[dict[str, Any]]) -> None:
             for method in methods
         ),
     )
+    for chip in chips:
+        costs = costs_of_rows(rows, chip)
+        if costs is not None:
+            lines += ["", f"SMYRF on {chip}. {in_words(costs)}"]
     (RESULTS / "tpu.md").write_text("\n".join(lines) + "\n")
     draw(rows, chips, every)
 

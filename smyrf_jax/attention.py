@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
@@ -198,8 +199,8 @@ def smyrf_attention(
         clusters_see_future: see is_causal.
         return_residual: return the logsumexp over the attended keys as well, for `merge_attention`.
         implementation: "clustered"; "dense" for exact attention in T x S memory; "auto" for dense where it
-            takes less time than clustered attention with these settings (`budget.dense_is_faster`:
-            measured on CPUs).
+            takes less time than clustered attention with these settings (`budget.dense_is_faster`), on the
+            platform that the program is for; GPUs go by what was found for TPUs.
 
     Returns:
         [*B, T, N, V] in the dtype of value; with return_residual also the logsumexp, [*B, T, N], in
@@ -216,20 +217,37 @@ def smyrf_attention(
             f"implementation should be 'auto', 'dense' or 'clustered', but got {implementation!r}."
         )
     method: Method = Smyrf(num_hashes, cluster_size, deduplicate, clusters_see_future=clusters_see_future)
+
+    def attend(method: Method, query: Array, key: Array, value: Array) -> Array | tuple[Array, Array]:
+        return attention(
+            query,
+            key,
+            value,
+            method=method,
+            mask=mask,
+            query_mask=query_mask,
+            rng=rng,
+            scale=scale,
+            is_causal=is_causal,
+            return_residual=return_residual,
+        )
+
+    if implementation != "auto":
+        return attend(Dense() if implementation == "dense" else method, query, key, value)
+    check_arguments(query, key, value, mask, query_mask)  # before their shapes are read
     settings = {"num_hashes": num_hashes, "cluster_size": cluster_size}
-    if implementation == "auto":
-        check_arguments(query, key, value, mask, query_mask)  # before their shapes are read
-        if dense_is_faster(query.shape[-3], key.shape[-3], **settings):
-            implementation = "dense"
-    return attention(
-        query,
-        key,
-        value,
-        method=Dense() if implementation == "dense" else method,
-        mask=mask,
-        query_mask=query_mask,
-        rng=rng,
-        scale=scale,
-        is_causal=is_causal,
-        return_residual=return_residual,
+    on_cpu, on_tpu = (
+        functools.partial(
+            attend,
+            Dense()
+            if dense_is_faster(query.shape[-3], key.shape[-3], platform=platform, **settings)
+            else method,
+        )
+        for platform in ("cpu", "tpu")
     )
+    if on_cpu.args == on_tpu.args:
+        return on_cpu(query, key, value)
+    found: Array | tuple[Array, Array] = jax.lax.platform_dependent(
+        query, key, value, cpu=on_cpu, default=on_tpu
+    )
+    return found

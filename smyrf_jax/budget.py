@@ -10,11 +10,11 @@ import numpy as np
 from smyrf_jax.blockwise.schedule import LOGITS_A_STEP, QUERIES_A_STEP
 from smyrf_jax.checks import check_positive
 
-# Time of clustered attention on CPUs, forward and backward, in units of a query-key pair of dense attention:
-# of a pair in a cluster, and of hashing, sorting, gathering and merging a query or key in a round.
-# Measured by benchmarks/speed.py --crossover between 128 and 1024 tokens.
-_TIME_OF_A_PAIR = 0.21
-_TIME_OF_A_ROW = 27.0
+# Time of clustered attention, forward and backward, in units of a query-key pair of dense attention by XLA:
+# of a pair in a cluster, and of hashing, sorting, gathering and merging a query or key in a round. On CPUs
+# measured by benchmarks/speed.py --crossover between 128 and 1,024 tokens; on TPUs by benchmarks/tpu.py, from
+# the compiler's schedule for v5e: pairs are so cheap in kernels that gathered rows are all that counts.
+TIMES = {"cpu": (0.21, 27.0), "tpu": (0.0, 259.0)}
 
 
 class Cost(NamedTuple):
@@ -209,10 +209,13 @@ def window_cost(problem: Problem, window: int, *, features: int = 0) -> Cost:
     return count._replace(pairs=pairs / (problem.num_queries * problem.num_keys))
 
 
-def dense_is_faster(num_queries: int, num_keys: int, *, num_hashes: int, cluster_size: int) -> bool:
-    """Whether dense attention takes less time than SMYRF's, by measurements on CPUs."""
+def dense_is_faster(
+    num_queries: int, num_keys: int, *, num_hashes: int, cluster_size: int, platform: str = "cpu"
+) -> bool:
+    """Whether dense attention takes less time than SMYRF's, by what was measured: see `TIMES`."""
     if not num_queries or not num_keys:
         return True
     size, keys, num_clusters = Problem(num_queries, num_keys).clusters(cluster_size)
-    clustered = _TIME_OF_A_PAIR * num_clusters * size * keys + _TIME_OF_A_ROW * (num_queries + num_keys)
+    of_pair, of_row = TIMES[platform]
+    clustered = of_pair * num_clusters * size * keys + of_row * (num_queries + num_keys)
     return num_queries * num_keys <= num_hashes * clustered
