@@ -1,5 +1,6 @@
 """Functions of which a program holds the one for its platform, and the others are not even traced."""
 
+import contextvars
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,13 @@ from jax.sharding import PartitionSpec
 
 from smyrf_jax import chips
 from smyrf_jax.sharding import vary_alike
+
+_exported: contextvars.ContextVar[bool] = contextvars.ContextVar("exported", default=False)
+
+
+def is_exported() -> bool:
+    """Whether what is being traced is for jax.export, which knows few of the compiler's extensions."""
+    return _exported.get()
 
 
 def result(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -44,14 +52,18 @@ def by_platform(like: Any, *arguments: Any, cpu: Call, tpu: Call, default: Call)
         tree=tree,
         results=tuple((result.shape, result.dtype) for result in results),
         mapped=(),
+        # What the context says here counts, though calls are traced later.
         chip=chips.of_program(),
+        precision=_CONFIG.jax_default_matmul_precision,
+        x64=_CONFIG.jax_enable_x64,
     )
     return jax.tree.unflatten(out_tree, found)
 
 
+_CONFIG: Any = jax.config
 _by_platform: Any = Primitive("by_platform")
 _by_platform.multiple_results = True
-_PARAMETERS = ("calls", "tree", "results", "mapped", "chip")
+_PARAMETERS = ("calls", "tree", "results", "mapped", "chip", "precision", "x64")
 
 
 def _types(*types: Any, results: Any, **_: Any) -> list[Any]:
@@ -73,7 +85,7 @@ def _bind(*leaves: Array, **parameters: Any) -> list[Array]:
     return found
 
 
-_by_platform.def_impl(jax.jit(_bind, static_argnames=_PARAMETERS))
+_compiled = jax.jit(_bind, static_argnames=_PARAMETERS)
 
 
 def _mapped(leaves: Any, axes: Any, *, results: Any, mapped: Any, **parameters: Any) -> Any:
@@ -94,25 +106,59 @@ def _mapped(leaves: Any, axes: Any, *, results: Any, mapped: Any, **parameters: 
 batching.primitive_batchers[_by_platform] = _mapped
 
 
-def _run(platform: str, *leaves: Array, calls: Any, tree: Any, mapped: Any, chip: str, **_: Any) -> list[Any]:
-    call = dict(calls)[platform]
+def _run(
+    platform: str,
+    *leaves: Array,
+    calls: Any,
+    tree: Any,
+    mapped: Any,
+    chip: str,
+    precision: Any,
+    x64: bool,
+    **_: Any,
+) -> list[Any]:
+    if any(not isinstance(size, int) for leaf in leaves for size in leaf.shape):
+        platform = (
+            platform if platform == "cpu" else ""
+        )  # what jax.export knows as a symbol is no grid's size
+    call: Call = dict(calls)[platform]
 
     def function(*leaves: Array) -> list[Any]:
         return jax.tree.leaves(call.function(*call.statics, *jax.tree.unflatten(tree, leaves)))
 
     for axes in mapped:
         function = jax.vmap(function, in_axes=axes)
-    with chips.compiling_for(chip):
+    with chips.compiling_for(chip), jax.default_matmul_precision(precision), jax.enable_x64(x64):
         return function(*leaves)
 
 
-def _register() -> None:
-    for platform in ("cpu", "tpu", ""):
+def _run_now(*leaves: Array, **parameters: Any) -> list[Array]:
+    """Outside jit: as one program, unless jax.disable_jit forbids it."""
+    if not _CONFIG.jax_disable_jit:
+        found: list[Array] = _compiled(*leaves, **parameters)
+        return found
+    platform = jax.default_backend()
+    return _run(platform if platform in ("cpu", "tpu") else "", *leaves, **parameters)
 
-        def run(*leaves: Array, platform: str = platform, **parameters: Any) -> list[Any]:
-            return _run(platform, *leaves, **parameters)
 
-        mlir.register_lowering(_by_platform, mlir.lower_fun(run), platform=platform or None)
+_by_platform.def_impl(_run_now)
 
 
-_register()
+def _lowering(platform: str) -> Any:
+    def run(*leaves: Array, **parameters: Any) -> list[Any]:
+        return _run(platform, *leaves, **parameters)
+
+    lower = mlir.lower_fun(run)
+
+    def rule(context: Any, *operands: Any, **parameters: Any) -> Any:
+        token = _exported.set(context.module_context.lowering_parameters.for_export)
+        try:
+            return lower(context, *operands, **parameters)
+        finally:
+            _exported.reset(token)
+
+    return rule
+
+
+for _platform in ("cpu", "tpu", ""):
+    mlir.register_lowering(_by_platform, _lowering(_platform), platform=_platform or None)

@@ -7,7 +7,8 @@ What accelerators run. What shaped it, by the final schedule of the TPU's compil
 - A row costs the same up to 128 words. So what is read at the same places shares rows (`packing`).
 - v3 has 16 MB of vector memory. So a step has a few heads of a few samples, whose tokens fit, and one round.
 - Passes over rows of all rounds cost as much as gathers. So nothing is stacked or copied between a gather,
-  the blocks of the clusters and the gather back; rounds are merged in one pass.
+  the blocks of the clusters and the gather back, unless rows are so many that they come in parts; rounds are
+  merged in one pass.
 """
 
 import dataclasses

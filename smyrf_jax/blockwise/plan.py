@@ -226,7 +226,8 @@ class Plan(Steps):
             )
 
         heads, clusters, _ = query_order.shape
-        if heads > 1 or pieces > UNROLLED or clusters % (pieces * self.tiles.clusters):
+        one = isinstance(heads, int) and heads == 1
+        if not one or pieces > UNROLLED or clusters % (pieces * self.tiles.clusters):
             return [of_some(query_order, key_order)]
         return one_after_another(
             lambda *orders: of_some(*(of[None] for of in orders)), pieces, query_order[0], key_order[0]

@@ -11,6 +11,7 @@ from jax.experimental import layout
 from smyrf_jax.batching import in_groups, one_after_another
 from smyrf_jax.blockwise.spread import LANES
 from smyrf_jax.chips import source_bytes
+from smyrf_jax.platforms import is_exported
 
 # Bytes of the rows of all rounds, above which rounds are taken one by one.
 ROUNDS_BYTES = 9 * 2**23
@@ -62,7 +63,7 @@ class Steps:
 
     def _compact(self, arrays: Any) -> Any:
         """Arrays [units, T, W] with tokens side by side: with columns there, memory is filled up to 128."""
-        if self.kernel is not True:
+        if self.kernel is not True or is_exported():
             return arrays
 
         def turned(array: Array) -> Array:
@@ -87,10 +88,11 @@ class Steps:
         found = one_after_another(of_one, parts, *jax.tree.map(lambda of: of[0], arrays))
         return jax.tree.map(lambda *of: jnp.concatenate(of)[None], *found)
 
-    def _parts(self, heads: int, rows: Any) -> int:
+    def _parts(self, heads: Any, rows: Any) -> int:
         """Into how many parts the rows of one head are cut."""
         row = LANES * self.dtype.itemsize
-        if self.whole or not isinstance(rows, int) or heads > 1 or rows * row <= PART_BYTES:
+        known = isinstance(rows, int) and isinstance(heads, int)
+        if self.whole or not known or heads > 1 or rows * row <= PART_BYTES:
             return 1
         return max(of for of in range(1, PARTS + 1) if rows % of == 0)
 

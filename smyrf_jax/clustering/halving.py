@@ -115,7 +115,8 @@ def halve_clusters(
 ) -> Int[Array, "A pieces size"]:
     """Cuts each cluster into 2^times pieces of like vectors, whose sizes differ by one at most.
 
-    Each piece is halved along its own direction: what one step of power iteration makes of its first vector.
+    Each piece is halved along its own direction: what one step of power iteration makes of its first vector
+    (on TPUs that of its lowest token: the same where clusters are sorted).
     No gradient flows through the pieces.
 
     Args:

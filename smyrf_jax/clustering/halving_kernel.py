@@ -81,7 +81,7 @@ def _over_chunks(side: _Refs, function: Callable[[Any, Any], Any], start: Any) -
     def of_chunk(index: Any, carry: Any) -> Any:
         return function(pl.ds(index * step, step), carry)
 
-    return jax.lax.fori_loop(0, columns // step, of_chunk, start)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(columns // step), of_chunk, start)
 
 
 def _total(array: Array, whole: bool) -> Array:
@@ -210,13 +210,14 @@ def _halve(side: _Refs, directions: list[Array], wanted: list[Array], whole: boo
             node = side.node[:, columns]
             bits, tokens = side.bits[:, columns], side.tokens[:, columns]
             return [
-                so_far + _total(jnp.where((node == n) & condition(n, bits, tokens), 1.0, 0.0), whole)
+                so_far + _total(((node == n) & condition(n, bits, tokens)).astype(jnp.float32), whole)
                 for n, so_far in enumerate(sums)
             ]
 
         found: list[Array] = _over_chunks(side, of_chunk, [zeros for _ in nodes])
         return found
 
+    # (Bounds of loops are int32 where integers are of 64 bits, too.)
     # Bits as of unsigned numbers, from the highest on; compared with their sign turned.
     def median_step(step: Any, medians: list[Array]) -> list[Array]:
         bit = jax.lax.shift_right_logical(sign, step)
@@ -228,7 +229,7 @@ def _halve(side: _Refs, directions: list[Array], wanted: list[Array], whole: boo
         ]
 
     none = zeros.astype(jnp.int32)
-    medians = jax.lax.fori_loop(0, 32, median_step, [none for _ in nodes])
+    medians = jax.lax.fori_loop(jnp.int32(0), jnp.int32(32), median_step, [none for _ in nodes])
     medians = [median ^ sign for median in medians]
     below = count(lambda n, bits, _: bits < medians[n])
     left = [most - number for most, number in zip(wanted, below, strict=True)]
@@ -244,7 +245,8 @@ def _halve(side: _Refs, directions: list[Array], wanted: list[Array], whole: boo
         ]
 
     some_left = jnp.max(functools.reduce(jnp.maximum, left)) > 0
-    cuts = jax.lax.fori_loop(0, jnp.where(some_left, TOKEN_BITS, 0), tie_step, [none for _ in nodes])
+    steps = jnp.where(some_left, jnp.int32(TOKEN_BITS), 0)
+    cuts = jax.lax.fori_loop(jnp.int32(0), steps, tie_step, [none for _ in nodes])
 
     def numbered(columns: Any, carry: None) -> None:
         node = side.node[:, columns]

@@ -18,9 +18,11 @@ from smyrf_jax.sharding import result_like, vary_alike
 
 # Levels of a call, at most: each one costs as much as all before it.
 LEVELS = 5
-# Tokens of a set, and coordinates of a step, at most: 4 MB, which vector memory holds twice beside the rest.
+# Tokens of a set, and words of a step, at most: 6 MB, which vector memory holds twice.
 RESIDENT = 2**16
-COORDINATES = 2**20
+WORDS = 3 * 2**19
+# Words of a token beside its coordinates.
+OTHERS = 6
 # Coordinates of a side, in a step of several sets.
 STEP = 2**18
 
@@ -45,7 +47,7 @@ def fits(num_coordinates: int, slots: Sequence[int], lengths: Sequence[int]) -> 
     """Whether sets of so many slots, of queries and of keys, can be halved at once. lengths: all tokens."""
     if min(num_coordinates, *slots) <= 0 or max(lengths) >= NO_TOKEN:
         return False
-    return max(slots) <= RESIDENT and sum(slots) * num_coordinates <= COORDINATES
+    return max(slots) <= RESIDENT and sum(slots) * (num_coordinates + OTHERS) <= WORDS
 
 
 def halved(
@@ -77,12 +79,12 @@ def halved(
     """
     keys = _numbered(sides, starts, levels, interpret)
     return [
-        _side_by_side(key, of.sizes, at_most, empty, marks)
+        _in_nodes(key, of.sizes, at_most, empty, marks)
         for key, of, at_most, empty, marks in zip(keys, sides, size, spare, length, strict=True)
     ]
 
 
-def _side_by_side(key: Array, sizes: Array, size: int, spare: int, length: int) -> Array:
+def _in_nodes(key: Array, sizes: Array, size: int, spare: int, length: int) -> Array:
     """Tokens [G, leaves, size] of [G, m] numbers of leaves and tokens."""
     groups, leaves = sizes.shape
     if spare:
@@ -116,7 +118,7 @@ def _numbered(sides: Sequence[Sets], starts: Array | None, levels: int, interpre
     groups, width = sides[0].coordinates.shape[:2]
     longest = max(-(-of.tokens.shape[1] // 128) * 128 for of in sides)
     slots = sum(of.tokens.shape[1] for of in sides)
-    whole = groups < 8 or 8 * slots * width > COORDINATES
+    whole = groups < 8 or 8 * slots * (width + OTHERS) > WORDS
     most = min(CHUNK, STEP // width)
     block = 8 if whole else min(-(-groups // 8) * 8, max(8, most // longest // 8 * 8))
     steps = groups if whole else -(-groups // block)

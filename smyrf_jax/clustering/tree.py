@@ -223,7 +223,7 @@ def _several_levels(
         return jnp.concatenate([of_groups(array) for array in arrays], axis=1)
 
     some = range(level, level + levels)
-    halves_of, sizes, spare = [], [], []
+    halved_sets, sizes, spare = [], [], []
     for side in sides:
         # The root's tokens are all of them, in order.
         rows = side.coordinates if level == 0 and not side.masked else side.rows()
@@ -231,7 +231,7 @@ def _several_levels(
         last = nodes.tokens(level + levels, side.kept)
         sizes.append(min(nodes.slots(level + levels, side.length, side.size), tokens.shape[1]))
         spare.append(nodes.spare(level + levels, side.length, sizes[-1], masked=side.masked))
-        halves_of.append(
+        halved_sets.append(
             sets.Sets(
                 jnp.swapaxes(rows.reshape(*tokens.shape, -1), 1, 2).astype(jnp.float32),
                 jnp.where(tokens < side.length, tokens, NO_TOKEN),
@@ -248,7 +248,7 @@ def _several_levels(
         length=[side.length for side in sides],
         interpret=interpret,
     )
-    found = with_merged_batch(halve, 1)(halves_of, of_inner)
+    found = with_merged_batch(halve, 1)(halved_sets, of_inner)
     return [
         dataclasses.replace(side, tokens=tokens.reshape(trees, -1, tokens.shape[-1]))
         for side, tokens in zip(sides, found, strict=True)

@@ -1,0 +1,75 @@
+"""What a program's platform runs, traced when it is lowered."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smyrf_jax import Canopy, Local, Smyrf, attention
+from smyrf_jax.platforms import Call, by_platform, result
+from tests.smyrf_jax.promises.programs import untyped
+
+X = jnp.ones((2, 64, 1, 8))
+
+
+def double(array):
+    return 2 * array
+
+
+def negative(by, array):
+    return -by * array
+
+
+def of_platform(array):
+    calls = {"cpu": Call(double), "tpu": Call(negative, (3,)), "default": Call(negative, (5,))}
+    return by_platform(result(array.shape, array.dtype), array, **calls)
+
+
+def test_each_platform_runs_its_call():
+    np.testing.assert_array_equal(of_platform(X), 2 * X)
+    np.testing.assert_array_equal(
+        jax.vmap(jax.vmap(of_platform, 1), 2)(X), 2 * jnp.transpose(X, (2, 1, 0, 3))
+    )
+    with jax.disable_jit():
+        np.testing.assert_array_equal(of_platform(X), 2 * X)
+    for platform, number in (("tpu", "-3.0"), ("cuda", "-5.0")):
+        text = jax.jit(of_platform).trace(X).lower(lowering_platforms=(platform,)).as_text()
+        assert number in text.replace("e+00", "").replace("-3.000000", "-3.0").replace("-5.000000", "-5.0")
+
+
+def test_contexts_inside_jit_count():
+    def attend(array):
+        with jax.default_matmul_precision("highest"):
+            return attention(array, array, array, method=Local(16))
+
+    text = jax.jit(attend).lower(X).as_text()
+    assert "HIGHEST" in text
+    assert "DEFAULT" not in text
+
+    def in_double(array):
+        with jax.enable_x64(True):
+            wide = array.astype("float64")
+            return (attention(wide, wide, wide, method=Local(16)) - wide).astype("float32")
+
+    assert jax.jit(in_double)(X).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "method", [Smyrf(2, 16), Canopy(1, 16, 4), Local(16)], ids=["smyrf", "canopy", "local"]
+)
+@pytest.mark.parametrize("platforms", [("tpu",), ("cpu", "tpu"), ("cuda",)], ids="-".join)
+def test_programs_for_other_platforms_are_exported(method, platforms):
+    def attend(array):
+        return attention(array, array, array, method=method)
+
+    (batch,) = jax.export.symbolic_shape("b")
+    for size in (2, batch):
+        shape = jax.ShapeDtypeStruct((size, 64, 1, 8), jnp.float32)
+        with untyped():
+            assert jax.export.export(jax.jit(attend), platforms=platforms)(shape).serialize()
+
+
+def test_kernels_are_lowered_in_double_precision_mode():
+    with jax.enable_x64(True):
+        lowered = jax.jit(lambda x: attention(x, x, x, method=Canopy(1, 16, 4))).trace(X)
+        assert "tpu_custom_call" in lowered.lower(lowering_platforms=("tpu",)).as_text()
