@@ -32,12 +32,7 @@ LONGEST_DENSE = 8192
 # Where dense attention may be faster: `smyrf_attention(implementation="auto")` goes by what is fitted here.
 SHORT_LENGTHS = [256, 512, 1024, 2048]
 BLOCKS = (256, 512, 1024)
-SHORT = {
-    "smyrf 1 x 32": (1, 32),
-    "smyrf 2 x 64": (2, 64),
-    "smyrf 4 x 128": (4, 128),
-    "smyrf 4 x 512": (4, 512),
-}
+SHORT = {f"smyrf {r} x {c}": (r, c) for r, c in ((1, 32), (2, 64), (4, 128), (4, 512))}
 
 
 class Case(NamedTuple):
