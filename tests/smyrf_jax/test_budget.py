@@ -92,8 +92,8 @@ def test_dense_is_faster_for_short_sequences_and_many_pairs():
     assert not dense_is_faster(4096, 4096, num_hashes=4, cluster_size=128)
     assert dense_is_faster(1024, 1024, num_hashes=8, cluster_size=1024)
     assert dense_is_faster(0, 16, num_hashes=1, cluster_size=4)
-    assert dense_is_faster(512, 512, num_hashes=1, cluster_size=8, platform="tpu")
-    assert not dense_is_faster(512, 512, num_hashes=1, cluster_size=8)
+    assert dense_is_faster(256, 256, num_hashes=1, cluster_size=8, platform="tpu")
+    assert not dense_is_faster(256, 256, num_hashes=1, cluster_size=8)
     assert not dense_is_faster(4096, 4096, num_hashes=2, cluster_size=64, platform="tpu")
 
 
