@@ -19,7 +19,8 @@ class OfMeans:
     def __init__(self, plan: Plan, means: Means):
         self.plan = plan
         num_means = means.key.shape[-2]
-        tiles = tiles_of(1, plan.num_queries, num_means)
+        # Of a mean's key, value and cluster.
+        tiles = tiles_of(1, plan.num_queries, num_means, sum(plan.widths) + 1)
         self.tiles = tiles._replace(clusters=1)
         self.filled = -(-num_means // tiles.keys) * tiles.keys
         self.num_means = num_means

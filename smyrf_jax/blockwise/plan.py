@@ -72,7 +72,13 @@ class Plan(Steps):
         self.size = query_order.shape[-1]
         shape = query_order.shape
         self.rounds, self.num_clusters = shape[1:3]
-        self.tiles = tiles_of(known_product((shape[0], self.num_clusters)), shape[-1], key_order.shape[-1])
+        features = 0 if self.far is None else self.far.query.shape[-1]
+        self.tiles = tiles_of(
+            known_product((shape[0], self.num_clusters)),
+            shape[-1],
+            key_order.shape[-1],
+            self.width + self.values + features,
+        )
         full = rules.complete and key_order.shape[-1] * self.num_clusters == self.num_keys
         self.query_order = _filled_up(query_order, self.tiles.queries, self.num_queries)
         self.key_order = _filled_up(key_order, self.tiles.keys, self.num_keys)

@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from smyrf_jax.blockwise.packing import Layout
-from smyrf_jax.blockwise.spread import Taken
+from smyrf_jax.blockwise.spread import LANES, Taken
 
 # Queries and keys of a product: what fits, with its logits, into 16 MB of vector memory several times.
 BLOCK = 512
@@ -41,12 +41,17 @@ def _cut(length: int, most: int, multiple: int) -> int:
     return -(-length // (pieces * multiple)) * multiple
 
 
-def tiles_of(num_clusters: int, queries: int, keys: int) -> Tiles:
-    """The tiles of clusters, whose numbers of queries and keys are to be filled up to multiples."""
-    block = _cut(queries, BLOCK, 8)
-    chunk = _cut(keys, BLOCK, 128)
+def tiles_of(num_clusters: int, queries: int, keys: int, words: int = LANES) -> Tiles:
+    """The tiles of clusters, whose numbers of queries and keys are to be filled up to multiples.
+
+    words: of a token's rows: the wider, the fewer of them lie in vector memory.
+    """
+    lanes = -(-words // LANES)
+    most = BLOCK if lanes <= 4 else BLOCK // 2
+    block = _cut(queries, most, 8)
+    chunk = _cut(keys, most, 128)
     chunks = -(-keys // chunk)
-    steps = -(-chunks // max(1, RESIDENT // chunk))
+    steps = -(-chunks // max(1, RESIDENT // lanes // chunk))
     resident = chunk * -(-chunks // steps)
     clusters = 1
     if block >= queries and chunk >= keys:

@@ -31,6 +31,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "local": {"method": Local(64)},
     "causal local": {"method": Local(64), "is_causal": True},
     "masked": {"method": Smyrf(2, 64), "masked": True},
+    "wide": {"method": Smyrf(1, 2048), "shape_of": (1, 4096, 1, 128)},
 }
 
 
