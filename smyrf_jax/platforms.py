@@ -8,6 +8,7 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
 from smyrf_jax import chips
 from smyrf_jax.sharding import vary_alike
@@ -80,7 +81,7 @@ def _types(*types: Any, results: Any, **_: Any) -> list[Any]:
 _by_platform.def_abstract_eval(_types)
 
 
-def _bind(*leaves: Array, **parameters: Any) -> list[Array]:
+def _bind(*leaves: ArrayLike, **parameters: Any) -> list[Array]:
     found: list[Array] = _by_platform.bind(*leaves, **parameters)
     return found
 
@@ -108,7 +109,7 @@ batching.primitive_batchers[_by_platform] = _mapped
 
 def _run(
     platform: str,
-    *leaves: Array,
+    *leaves: Any,
     calls: Any,
     tree: Any,
     mapped: Any,
@@ -123,7 +124,7 @@ def _run(
         )  # what jax.export knows as a symbol is no grid's size
     call: Call = dict(calls)[platform]
 
-    def function(*leaves: Array) -> list[Any]:
+    def function(*leaves: ArrayLike) -> list[Any]:
         return jax.tree.leaves(call.function(*call.statics, *jax.tree.unflatten(tree, leaves)))
 
     for axes in mapped:
@@ -132,7 +133,7 @@ def _run(
         return function(*leaves)
 
 
-def _run_now(*leaves: Array, **parameters: Any) -> list[Array]:
+def _run_now(*leaves: ArrayLike, **parameters: Any) -> list[Array]:
     """Outside jit: as one program, unless jax.disable_jit forbids it."""
     if not _CONFIG.jax_disable_jit:
         found: list[Array] = _compiled(*leaves, **parameters)
@@ -145,7 +146,7 @@ _by_platform.def_impl(_run_now)
 
 
 def _lowering(platform: str) -> Any:
-    def run(*leaves: Array, **parameters: Any) -> list[Any]:
+    def run(*leaves: ArrayLike, **parameters: Any) -> list[Any]:
         return _run(platform, *leaves, **parameters)
 
     lower = mlir.lower_fun(run)

@@ -20,7 +20,7 @@ def vary_alike(tree: Any, *like: Any) -> Any:
     """
     axes = frozenset().union(*(_axes(leaf) for leaf in jax.tree.leaves(like)))
 
-    def vary(array: Array) -> Array:
+    def vary(array: Any) -> Any:
         missing = tuple(sorted(axes - _axes(array)))
         return jax.lax.pcast(array, missing, to="varying") if missing else array
 
@@ -44,7 +44,7 @@ def result_like(shape: tuple[int, ...], dtype: Any, array: Array) -> jax.ShapeDt
     return jax.ShapeDtypeStruct(shape, dtype, **options)  # type: ignore[no-untyped-call]
 
 
-def _axes(array: Array) -> frozenset[str]:
+def _axes(array: Any) -> frozenset[str]:
     # Not an attribute of every version of JAX: without it, shard_map itself names what it misses.
     kind = getattr(jax.typeof(array), "manual_axis_type", None)
     return frozenset() if kind is None else kind.varying

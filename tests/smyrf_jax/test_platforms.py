@@ -25,13 +25,25 @@ def of_platform(array):
     return by_platform(result(array.shape, array.dtype), array, **calls)
 
 
+def twice_the_product(array, by):
+    return 2 * by * array
+
+
+def of_platform_of_both(array, by):
+    call = Call(twice_the_product)
+    return by_platform(result(array.shape, array.dtype), array, by, cpu=call, tpu=call, default=call)
+
+
 def test_each_platform_runs_its_call():
     np.testing.assert_array_equal(of_platform(X), 2 * X)
     np.testing.assert_array_equal(
         jax.vmap(jax.vmap(of_platform, 1), 2)(X), 2 * jnp.transpose(X, (2, 1, 0, 3))
     )
+    np.testing.assert_array_equal(of_platform(np.asarray(X)), 2 * X)
+    np.testing.assert_array_equal(jax.vmap(of_platform_of_both, (0, None))(X, np.float32(3)), 6 * X)
     with jax.disable_jit():
         np.testing.assert_array_equal(of_platform(X), 2 * X)
+        np.testing.assert_array_equal(jax.vmap(of_platform_of_both, (0, None))(X, np.float32(3)), 6 * X)
     for platform, number in (("tpu", "-3.0"), ("cuda", "-5.0")):
         text = jax.jit(of_platform).trace(X).lower(lowering_platforms=(platform,)).as_text()
         assert number in text.replace("e+00", "").replace("-3.000000", "-3.0").replace("-5.000000", "-5.0")
