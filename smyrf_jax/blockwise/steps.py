@@ -15,7 +15,7 @@ from smyrf_jax.platforms import is_exported
 
 # Bytes of the rows of all rounds, above which rounds are taken one by one.
 ROUNDS_BYTES = 9 * 2**23
-# Bytes of the rows of one head, above which they are gathered, and gathered back, in parts.
+# Bytes of the rows of one head, above which they are gathered, and gathered back, in parts: that is slower.
 PART_BYTES = 2**24
 # Bytes of the rows of a step where there is no vector memory that they have to fit.
 BYTES_WITHOUT_KERNELS = 2**28
@@ -89,10 +89,15 @@ class Steps:
         return jax.tree.map(lambda *of: jnp.concatenate(of)[None], *found)
 
     def _parts(self, heads: Any, rows: Any) -> int:
-        """Into how many parts the rows of one head are cut."""
+        """Into how many parts the rows of one head are cut.
+
+        One, where vector memory holds them, or where the head is one of many, whose arrays are larger.
+        """
         row = LANES * self.dtype.itemsize
         known = isinstance(rows, int) and isinstance(heads, int)
-        if self.whole or not known or heads > 1 or rows * row <= PART_BYTES:
+        if self.whole or not known or heads > 1 or self.units >= PARTS:
+            return 1
+        if rows * row <= max(PART_BYTES, source_bytes()):
             return 1
         return max(of for of in range(1, PARTS + 1) if rows % of == 0)
 
