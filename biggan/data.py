@@ -65,6 +65,7 @@ def pipeline(
     resolution: int,
     batch_size: int,
     seed: int,
+    num_batches: int = 1,
     start: int = 0,
     flip: bool = False,
     skip_corrupt: bool = False,
@@ -74,13 +75,14 @@ def pipeline(
     """An endless stream of shuffled batches, and the source with its count of skipped images.
 
     The stream depends on seed alone, and can be entered anywhere: the image in place n is the same
-    whatever batch_size, start and shard are. Photographs are cropped at random, all else is resized
-    and centre-cropped.
+    whatever batch_size, start and shard are. The processes take turns with batches. Photographs are cropped
+    at random, all else is resized and centre-cropped.
 
     Args:
         source: of `open_source`.
         resolution: of the images.
-        batch_size: of this process.
+        batch_size: of a batch of this process.
+        num_batches: of this process that are yielded at once, one behind the other.
         start: images of all processes to pass over.
         flip: mirror half of the images.
         skip_corrupt: put the next image in the place of one that cannot be used.
@@ -88,7 +90,7 @@ def pipeline(
         shard: (index of this process, number of processes).
 
     Yields:
-        {"image": uint8 [batch_size, resolution, resolution, 3], "label": int32 [batch_size]}.
+        {"image": uint8 [num_batches * batch_size, resolution, resolution, 3], "label": int32 [...]}.
     """
     crop = isinstance(source, Photos)
     recorded = getattr(source, "resolution", resolution)
@@ -110,9 +112,14 @@ def pipeline(
     readable = Readable(source, prepare, skip_corrupt)
     index, count = shard
     images = grain.MapDataset.source(readable).seed(seed).shuffle().repeat().random_map(augment)
-    batches = images.slice(slice(start + index, None, count)).batch(batch_size)
+    batches = images.slice(slice(start, None)).batch(batch_size).slice(slice(index, None, count))
+    batches = batches.batch(num_batches).map(_joined)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(num_threads, 2))
     return iter(batches.to_iter_dataset(options)), readable
+
+
+def _joined(batches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array.reshape(-1, *array.shape[2:]) for name, array in batches.items()}
 
 
 def write_array_record(

@@ -95,7 +95,8 @@ def build_data(
     return pipeline(
         open_source(**data),
         resolution=config.generator.resolution,
-        batch_size=images_per_step(config, num_local),
+        batch_size=config.batch_size * num_local,
+        num_batches=config.d_steps * config.accumulation,
         seed=config.seed,
         start=start,
         shard=(jax.process_index(), jax.process_count()),

@@ -1,7 +1,7 @@
 """A GAN's training step and its batches, over the devices."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,16 @@ from biggan.train_step import GAN, Batch, train_step
 from training.parallel import AXIS, replicated_step
 
 
-def parallel_step(gan: GAN, devices: Sequence[jax.Device] | None = None) -> Any:
-    """`train_step` on every device, (state, batch, rng) -> (state, metrics), as `replicated_step` has it."""
+def replica_step(gan: GAN) -> Callable[..., Any]:
+    """`train_step` of one replica over AXIS: (state, batch, rng) -> (state, metrics)."""
     if gan.axis_name != AXIS:
         raise ValueError(f"gan.axis_name should be {AXIS!r}, but got {gan.axis_name!r}.")
-    return replicated_step(functools.partial(train_step, gan), devices)
+    return functools.partial(train_step, gan)
+
+
+def parallel_step(gan: GAN, devices: Sequence[jax.Device] | None = None) -> Any:
+    """`replica_step` on every device, as `replicated_step` has it."""
+    return replicated_step(replica_step(gan), devices)
 
 
 def shard_batch(gan: GAN, images: np.ndarray, labels: np.ndarray, num_devices: int) -> Batch:

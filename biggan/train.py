@@ -13,12 +13,13 @@ from absl import flags
 
 from biggan.data import Readable
 from biggan.experiment import STATE_FIELDS, build_data, build_gan, build_state, images_per_step
-from biggan.parallel import parallel_step, shard_batch
+from biggan.parallel import replica_step, shard_batch
 from biggan.pictures import save_grid
 from biggan.sampling import Sampler
 from biggan.state import GANState
 from training import command, loop
 from training.curves import save_curves
+from training.parallel import local_devices
 from training.writers import MetricWriter
 
 _CONTINUE = flags.DEFINE_bool("continue_finished", False, "train a finished run for num_steps more.")
@@ -31,23 +32,23 @@ class GANTask(loop.Task):
     state_fields = STATE_FIELDS
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device]):
-        self._config, self._workdir, self._devices = config, workdir, devices
+        self._config, self._workdir, self._num_local = config, workdir, len(local_devices(devices))
         self._gan = build_gan(config)
         self._sampler = Sampler(self._gan.generator)
         self._readable: Readable | None = None
         self._num_skipped = 0
-        self.examples_per_step = images_per_step(config, len(devices) * jax.process_count())
+        self.examples_per_step = images_per_step(config, len(devices))
         self.evaluate_every = config.sample.every
 
     def initial_state(self) -> GANState:
         return build_state(self._config, self._gan)
 
     def batches(self, start: int) -> Iterator[Any]:
-        data, self._readable = build_data(self._config, len(self._devices), start)
-        return (shard_batch(self._gan, x["image"], x["label"], len(self._devices)) for x in data)
+        data, self._readable = build_data(self._config, self._num_local, start)
+        return (shard_batch(self._gan, x["image"], x["label"], self._num_local) for x in data)
 
     def step(self) -> Callable[..., Any]:
-        return parallel_step(self._gan, self._devices)
+        return replica_step(self._gan)
 
     def evaluate(self, state: GANState, writer: MetricWriter, last: bool) -> None:
         rng = jax.random.fold_in(jax.random.key(self._config.seed), 2)
@@ -85,7 +86,7 @@ def train(
     Args:
         config: of configs/.
         workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, tensorboard/.
-        devices: one replica each; None: all local devices.
+        devices: one replica each, of all processes; None: all there are.
         continue_finished: a run that has its steps trains config.num_steps more.
 
     Returns:
@@ -96,7 +97,7 @@ def train(
         FloatingPointError: a loss or gradient is not finite; names the step.
     """
     workdir = os.path.abspath(workdir)
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or jax.devices())
     return loop.train(GANTask(config, workdir, devices), config, workdir, devices, continue_finished)
 
 

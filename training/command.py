@@ -8,9 +8,11 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from training.processes import connect_by_flags
+
 
 def run(train: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
-    """Reads --config and --workdir, and calls train(config, workdir)."""
+    """Reads --config and --workdir, meets the other processes, and calls train(config, workdir)."""
     config = config_flags.DEFINE_config_file(
         "config", None, "a file of configs/; its fields are flags: --config.num_steps=100.", lock_config=True
     )
@@ -26,6 +28,7 @@ def run(train: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         # configs/name.py:argument has a folder of its own for every argument.
         name = os.path.basename(path).replace(".py", "").replace(":", "_")
+        connect_by_flags()
         train(config.value, workdir.value or os.path.join("runs", name))
 
     app.run(main)

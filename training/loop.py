@@ -1,6 +1,7 @@
 """The loop over training steps, for whatever is trained: it resumes, records, saves and stops."""
 
 import abc
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from training.checkpoint import Checkpoints, Progress, config_differences
-from training.parallel import replicate, to_host
+from training.parallel import local_devices, replicate, to_host, voting_step
+from training.processes import is_first
 from training.writers import MetricWriter
 
 
@@ -45,15 +47,18 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def batches(self, start: int) -> Iterator[Any]:
-        """Batches of the local devices, for ever, from example `start` on."""
+        """Batches of this process's devices, for ever, from example `start` of all processes on."""
 
     @abc.abstractmethod
     def step(self) -> Callable[..., Any]:
-        """(replicas, batch, rng) -> (replicas, metrics), as `training.parallel.replicated_step` makes it."""
+        """(state, batch, rng) -> (state, metrics) of one replica of `training.parallel.AXIS`."""
 
     @abc.abstractmethod
     def evaluate(self, state: Any, writer: MetricWriter, last: bool) -> None:
-        """What a state on the host can do: measures it, draws. last: the run has all its steps."""
+        """What a state on the host can do: measures it, draws. By one process, on its own devices.
+
+        last: the run has all its steps.
+        """
 
     def messages(self) -> list[str]:
         """What there is to tell since the last call."""
@@ -95,11 +100,14 @@ def train(
 ) -> Any:
     """Trains to config.num_steps, from the last checkpoint in workdir if there is one.
 
+    Where several processes train one run, each calls this alike. The first of them writes and speaks.
+
     Args:
         task: what is trained.
         config: with seed, num_steps, log_every and checkpoint.{every, max_to_keep, keep_period}.
-        workdir: checkpoints, metrics.jsonl, config.json, tensorboard/, and what the task leaves.
-        devices: one replica each.
+        workdir: checkpoints, metrics.jsonl, config.json, tensorboard/, and what the task leaves. All
+            processes see the same folder.
+        devices: one replica each, of all processes.
         continue_finished: a run that has its steps trains config.num_steps more.
 
     Returns:
@@ -109,52 +117,67 @@ def train(
         ValueError: the config does not fit the checkpoint.
         FloatingPointError: a metric is not finite; names the step.
     """
-    num_replicas = len(devices) * jax.process_count()
+    where = f"{len(devices)} x {devices[0].device_kind}"
+    if jax.process_count() > 1:
+        where += f" of {jax.process_count()} processes"
     template = jax.eval_shape(task.initial_state)
-    checkpoints = Checkpoints(
-        os.path.join(workdir, "checkpoints"),
-        config.checkpoint.max_to_keep,
-        config.checkpoint.keep_period or None,
-        task.state_fields,
-    )
-    try:
-        latest, plain = checkpoints.latest_step(), json.loads(config.to_json())
-        if latest is None:
-            examples_seen, first = 0, 0
-            say(f"A new run in {workdir} on {num_replicas} x {devices[0].device_kind}.")
-        else:
-            state = checkpoints.restore(latest, template, plain)
-            progress = checkpoints.progress(latest)
-            examples_seen, first = progress.examples_seen, latest
-            say(f"Continues {workdir} at step {latest} on {num_replicas} x {devices[0].device_kind}.")
-            for name, saved, now in config_differences(progress.config, plain):
-                say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
-        if continue_finished and first >= config.num_steps:
-            config = config.copy_and_resolve_references()
-            config.num_steps += first
-            say(f"The run has its steps; trains on to step {config.num_steps}.")
-        if first >= config.num_steps:
-            say(
-                f"The run has its {config.num_steps} steps. For more: "
-                f"--config.num_steps={2 * config.num_steps}."
-            )
-            if not all(os.path.exists(path) for path in task.results().values()):
-                # It was cut after its last checkpoint.
-                with MetricWriter(workdir, first) as writer:
-                    task.evaluate(state, writer, True)
-        else:
-            # The data before the compilation: a wrong path is told at once.
-            data = task.batches(examples_seen)
+    # Until all is on disk: what is announced is not lost to a second signal.
+    with StopRequest() as stop:
+        checkpoints = Checkpoints(
+            os.path.join(workdir, "checkpoints"),
+            config.checkpoint.max_to_keep,
+            config.checkpoint.keep_period or None,
+            task.state_fields,
+        )
+        try:
+            latest, plain = checkpoints.latest_step(), json.loads(config.to_json())
             if latest is None:
-                state = task.first_state()
-            os.makedirs(workdir, exist_ok=True)
-            with open(os.path.join(workdir, "config.json"), "w") as file:
-                json.dump(plain, file, indent=1)
-            run = _Run(task, config, plain, devices, checkpoints, data, examples_seen)
-            with MetricWriter(workdir, first) as writer, StopRequest() as stop:
-                state = run(state, writer, stop)
-    finally:  # a save under way is finished also when something failed
-        checkpoints.close()
+                examples_seen, first = 0, 0
+                say(f"A new run in {workdir} on {where}.")
+            else:
+                state = checkpoints.restore(latest, template, plain)
+                progress = checkpoints.progress(latest)
+                examples_seen, first = progress.examples_seen, latest
+                say(f"Continues {workdir} at step {latest} on {where}.")
+                for name, saved, now in config_differences(progress.config, plain):
+                    say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
+            if continue_finished and first >= config.num_steps:
+                config = config.copy_and_resolve_references()
+                config.num_steps += first
+                say(f"The run has its steps; trains on to step {config.num_steps}.")
+            if first >= config.num_steps:
+                say(
+                    f"The run has its {config.num_steps} steps. For more: "
+                    f"--config.num_steps={2 * config.num_steps}."
+                )
+                if is_first() and not all(os.path.exists(path) for path in task.results().values()):
+                    # It was cut after its last checkpoint.
+                    with MetricWriter(workdir, first) as writer:
+                        task.evaluate(state, writer, True)
+            else:
+                # The data before the compilation: a wrong path is told at once.
+                data = task.batches(examples_seen)
+                if latest is None:
+                    state = task.first_state()
+                run = _Run(task, config, plain, devices, checkpoints, data, examples_seen)
+                with contextlib.ExitStack() as stack:
+                    writer = None
+                    if is_first():
+                        os.makedirs(workdir, exist_ok=True)
+                        with open(os.path.join(workdir, "config.json"), "w") as file:
+                            json.dump(plain, file, indent=1)
+                        writer = stack.enter_context(MetricWriter(workdir, first))
+                    state = run(state, writer, stop)
+        except jax.errors.JaxRuntimeError:
+            if jax.process_count() > 1:
+                say(
+                    "A step failed. If another process died, JAX names it within a minute and ends this one. "
+                    "Start all processes again: the run goes on from its last checkpoint.",
+                    every_process=True,
+                )
+            raise
+        finally:  # a save under way is finished also when something failed
+            checkpoints.close()
     step = checkpoints.latest_step()
     saved = {} if step is None else {"checkpoint": os.path.join(checkpoints.directory, str(step))}
     for name, path in (task.results() | saved).items():
@@ -175,19 +198,30 @@ class _Run:
     data: Iterator[Any]
     examples_seen: int
 
-    def __call__(self, state: Any, writer: MetricWriter, stop: StopRequest) -> Any:
-        """Trains `state` to config.num_steps, or until it is asked to stop."""
+    def __call__(self, state: Any, writer: MetricWriter | None, stop: StopRequest) -> Any:
+        """Trains `state` to config.num_steps, or until one process is asked to stop. writer: of the first."""
         config, task, first = self.config, self.task, int(state.step)
-        step_fn = task.step()
+        local = local_devices(self.devices)
+        step_fn = voting_step(task.step(), self.devices)
         rng = jax.random.fold_in(jax.random.key(config.seed), 1)
-        replicas, step = replicate(state, self.devices), first
+        replicas, step = replicate(state, local), first
         say("Compiling the training step; this takes a minute or more for a large model.")
-        bar = tqdm(total=config.num_steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1)
+        bar = tqdm(
+            total=config.num_steps,
+            initial=first,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=1,
+            disable=not is_first(),
+        )
         pending: tuple[int, Any] | None = None
+        counted: Any = None  # votes of the step before
         clock = _Clock()
-        while step < config.num_steps and not stop.requested:
+        stopping = self._agreed(stop, counted)
+        while step < config.num_steps and not stopping:
             batch = next(self.data)
-            replicas, metrics = step_fn(replicas, batch, rng)
+            votes = np.full(len(local), stop.requested, np.int32)
+            replicas, (metrics, votes) = step_fn(replicas, (batch, votes), rng)
             step += 1
             self.examples_seen += task.examples_per_step
             # The metrics of the step before: the device works on while they are looked at.
@@ -195,7 +229,8 @@ class _Run:
                 self._record(*pending, clock, writer, bar)
             pending = (step, metrics)
             bar.update()
-            last = step == config.num_steps or stop.requested
+            stopping, counted = self._agreed(stop, counted), votes
+            last = step == config.num_steps or stopping
             save = self._due(step, config.checkpoint.every, last)
             evaluate = self._due(step, task.evaluate_every, last)
             if save or evaluate:
@@ -203,18 +238,30 @@ class _Run:
                 self._record(*pending, clock, writer, bar)
                 pending = None
                 state = self._save(replicas) if save else to_host(replicas)
-                if evaluate and not jax.process_index():
+                if evaluate and writer is not None:
                     task.evaluate(state, writer, step == config.num_steps)
                 clock.pause()
+                stopping = stopping or self._agreed(stop, None)
             for message in task.messages():
-                say(message)
+                say(message, every_process=True)
         bar.close()
-        if stop.requested:
+        if stopping:
             if pending is not None:
                 self._record(*pending, clock, writer, bar)
             state = self._save(replicas)
+            self.checkpoints.wait()
             say(f"Asked to stop after step {step}. The same command continues.")
         return state
+
+    @staticmethod
+    def _agreed(stop: StopRequest, counted: Any) -> bool:
+        """Whether to stop after this step: all processes find the same.
+
+        counted: votes of the step before, whose result is there or soon will be; None: there are none.
+        """
+        if jax.process_count() == 1:
+            return stop.requested
+        return counted is not None and bool(_of_first_replica(counted) > 0)
 
     def _save(self, replicas: Any) -> Any:
         state = to_host(replicas)
@@ -225,10 +272,10 @@ class _Run:
     def _due(step: int, every: int, last: bool) -> bool:
         return last or (every > 0 and step % every == 0)
 
-    def _record(self, step: int, metrics: Any, clock: "_Clock", writer: MetricWriter, bar: tqdm) -> None:
-        values = {
-            name: float(np.asarray(value.addressable_shards[0].data)[0]) for name, value in metrics.items()
-        }
+    def _record(
+        self, step: int, metrics: Any, clock: "_Clock", writer: MetricWriter | None, bar: tqdm
+    ) -> None:
+        values = {name: float(_of_first_replica(value)) for name, value in metrics.items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             self.checkpoints.wait()
@@ -239,7 +286,7 @@ class _Run:
             )
         rate = clock.rate(step, self.task.examples_per_step)
         unit = self.task.unit
-        if self._due(step, self.config.log_every, step == self.config.num_steps):
+        if writer is not None and self._due(step, self.config.log_every, step == self.config.num_steps):
             writer.write(step, values | ({f"{unit}_per_second": rate} if rate else {}))
             shown = " ".join(f"{name}={value:.3g}" for name, value in values.items())
             speed = f" {rate:.1f} {unit}/s" if rate else ""
@@ -270,7 +317,15 @@ class _Clock:
         return self._rate
 
 
-def say(message: str) -> None:
-    """A line to stdout that does not break the progress bar."""
+def _of_first_replica(value: Any) -> Any:
+    return np.asarray(value.addressable_shards[0].data)[0]
+
+
+def say(message: str, every_process: bool = False) -> None:
+    """A line to stdout that does not break the progress bar: of the first process, or of every one."""
+    if not is_first():
+        if not every_process:
+            return
+        message = f"Process {jax.process_index()}: {message}"
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()

@@ -92,7 +92,8 @@ def batches(
         drawn = _drawn(len(widths), seed, part * num_batches * together, num_batches * together)
         drawn = drawn[np.argsort(widths[drawn], kind="stable")].reshape(num_batches, together)
         for place in np.random.default_rng((1, seed, part)).permutation(num_batches)[first:]:
-            yield Encoded(*(array[index::count] for array in encoded.batch(drawn[place])))
+            mine = slice(index * batch_size, (index + 1) * batch_size)
+            yield Encoded(*(array[mine] for array in encoded.batch(drawn[place])))
         part, first = part + 1, 0
 
 

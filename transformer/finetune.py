@@ -25,7 +25,7 @@ from jaxtyping import Key, PyTree
 from smyrf_jax import Method, method_from_config
 from training import command, loop
 from training.curves import save_curves
-from training.parallel import AXIS, replicated_step
+from training.parallel import AXIS, local_devices
 from training.writers import MetricWriter
 from transformer.buckets import Encoded, batches, encode
 from transformer.classifier import Classifier
@@ -137,7 +137,7 @@ def _apply(model: Classifier) -> Callable[..., Array]:
 
 def texts_per_step(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> int:
     """Texts that one training step takes, over all replicas."""
-    return config.batch_size * len(devices) * jax.process_count()
+    return config.batch_size * len(devices)
 
 
 def splits_of(config: ml_collections.ConfigDict) -> Splits:
@@ -177,7 +177,7 @@ class FinetuneTask(loop.Task):
         workdir: str,
         devices: Sequence[jax.Device],
     ):
-        self._config, self._workdir, self._devices = config, workdir, devices
+        self._config, self._workdir, self._num_local = config, workdir, len(local_devices(devices))
         check_labels(splits)
         self._splits, self._notes = splits, list(splits.notes)
         self._pretrained = load_encoder(folder_of(config.init), max_length=config.data.length)
@@ -226,7 +226,7 @@ class FinetuneTask(loop.Task):
         return encoded
 
     def batches(self, start: int) -> Iterator[Encoded]:
-        num_local = len(self._devices)
+        num_local = self._num_local
         stream = batches(
             self._encode(self._splits.train),
             batch_size=self._config.batch_size * num_local,
@@ -238,7 +238,7 @@ class FinetuneTask(loop.Task):
             yield Encoded(*(array.reshape(num_local, -1, *array.shape[1:]) for array in batch))
 
     def step(self) -> Callable[..., Any]:
-        return replicated_step(functools.partial(train_step, self._model, self._optimizer), self._devices)
+        return functools.partial(train_step, self._model, self._optimizer)
 
     def evaluate(self, state: FinetuneState, writer: MetricWriter, last: bool) -> None:
         metrics, size = self._splits.metrics, self._config.evaluate.batch_size
@@ -288,7 +288,7 @@ def train(
     Args:
         config: as in configs/imdb_minilm_smyrf.py.
         workdir: checkpoints, metrics.jsonl, curves.png, results.json, config.json, tensorboard/.
-        devices: one replica each; None: all local devices.
+        devices: one replica each, of all processes; None: all there are.
 
     Returns:
         The last state, on the host.
@@ -299,7 +299,7 @@ def train(
         FloatingPointError: the loss is not finite; names the step.
     """
     workdir = os.path.abspath(workdir)
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or jax.devices())
     sizes = {"batch_size": config.batch_size, "evaluate.batch_size": config.evaluate.batch_size}
     for name, size in sizes.items():
         if size < 1:

@@ -8,9 +8,8 @@ from ml_collections import ConfigDict
 from configs import quickstart
 
 
-@pytest.fixture(scope="session")
-def make_tiny() -> Callable[[], ConfigDict]:
-    """Makes a fresh config of a tiny run on the photographs."""
+def tiny_config() -> ConfigDict:
+    """A fresh config of a tiny run on the photographs."""
     config = quickstart.get_config()
     config.num_steps = 6
     config.batch_size = 2
@@ -25,10 +24,14 @@ def make_tiny() -> Callable[[], ConfigDict]:
     config.sample.every = 4
     config.sample.num = 4
     config.log_every = 1
-    return config.copy_and_resolve_references
+    return config.copy_and_resolve_references()
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[[], ConfigDict]:
+    return tiny_config
 
 
 @pytest.fixture
-def tiny(make_tiny: Callable[[], ConfigDict]) -> ConfigDict:
-    """A fresh config of a tiny run on the photographs."""
-    return make_tiny()
+def tiny() -> ConfigDict:
+    return tiny_config()

@@ -1,109 +1,23 @@
 """Runs of a task that costs nothing: interrupted ones end as others do, and what goes wrong is told."""
 
-import functools
-import itertools
 import json
 import os
-import pathlib
 import signal
-from collections.abc import Callable
-from typing import Any
 
 import chex
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tests.training.numbers import BATCH, Numbers, State, make_config
 from training import loop
 from training.checkpoint import Checkpoints, restore_latest
-from training.parallel import AXIS, replicated_step
-
-BATCH = 16  # over all replicas
-
-
-class State(flax.struct.PyTreeNode):
-    step: Any
-    values: Any
-
-
-@functools.cache
-def step_on(num_devices):
-    """The step of all runs: it takes in the batch, the key and the state. Compiled once for all tests."""
-
-    def step(state, batch, rng):
-        mean = jax.lax.pmean(jnp.mean(batch), AXIS)
-        noise = jax.random.uniform(jax.random.fold_in(rng, state.step), state.values.shape)
-        values = state.values / 2 + mean + noise
-        return State(state.step + 1, values), {"mean": mean, "norm": jnp.linalg.norm(values)}
-
-    return replicated_step(step, jax.devices()[:num_devices])
-
-
-class Numbers(loop.Task):
-    """Its batches are the numbers from 0 on.
-
-    at_batch: called with the number of each batch, from 1 on. at_evaluation: called with the step.
-    """
-
-    unit = "numbers"
-    state_fields = ("width",)
-    examples_per_step = BATCH
-
-    def __init__(
-        self,
-        workdir: pathlib.Path,
-        config: ConfigDict,
-        num_devices: int,
-        at_batch: Callable[[int], object] = lambda number: None,
-        at_evaluation: Callable[[int], object] = lambda step: None,
-    ):
-        self.path, self.config, self.num_devices = workdir / "evaluations.txt", config, num_devices
-        self.at_batch, self.at_evaluation = at_batch, at_evaluation
-        self.evaluate_every = config.evaluate_every
-        self.told = iter(["a message of the task"])
-
-    def initial_state(self):
-        return State(jnp.zeros((), jnp.int32), jnp.ones(self.config.width))
-
-    def batches(self, start):
-        for first in itertools.count(start, BATCH):
-            self.at_batch(first // BATCH + 1)
-            numbers = np.arange(first, first + BATCH, dtype=np.float32)
-            if first // BATCH + 1 == self.config.broken:
-                numbers[3] = np.nan
-            yield numbers.reshape(self.num_devices, -1)
-
-    def step(self):
-        return step_on(self.num_devices)
-
-    def evaluate(self, state, writer, last):
-        self.at_evaluation(int(state.step))
-        with open(self.path, "a") as file:
-            file.write(f"{int(state.step)} {'last' if last else 'on the way'}\n")
-
-    def messages(self):
-        return list(self.told)
-
-    def results(self):
-        return {"evaluations": str(self.path)}
 
 
 @pytest.fixture
 def config():
-    return ConfigDict(
-        {
-            "seed": 0,
-            "num_steps": 6,
-            "width": 3,
-            "broken": 0,  # the batch with a NaN
-            "evaluate_every": 4,
-            "log_every": 1,
-            "checkpoint": {"every": 2, "max_to_keep": 3, "keep_period": 0},
-        }
-    )
+    return make_config()
 
 
 def train(config, workdir, num_devices=1, continue_finished=False, **calls):

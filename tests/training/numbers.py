@@ -1,0 +1,125 @@
+r"""A task that costs nothing, and a program that trains it in one of several processes.
+
+python -m tests.training.numbers --workdir=run --coordinator_address=localhost:1234 \
+    --num_processes=2 --process_id=0
+"""
+
+import itertools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from training import loop
+from training.parallel import AXIS
+from training.processes import connect_by_flags
+
+BATCH = 16  # over all replicas
+
+
+class State(flax.struct.PyTreeNode):
+    step: Any
+    values: Any
+
+
+def step(state, batch, rng):
+    """The step of all runs: it takes in the batch, the key and the state."""
+    mean = jax.lax.pmean(jnp.mean(batch), AXIS)
+    noise = jax.random.uniform(jax.random.fold_in(rng, state.step), state.values.shape)
+    values = state.values / 2 + mean + noise
+    return State(state.step + 1, values), {"mean": mean, "norm": jnp.linalg.norm(values)}
+
+
+class Numbers(loop.Task):
+    """Its batches are the numbers from 0 on.
+
+    at_batch: called with the number of each batch, from 1 on. at_evaluation: called with the step.
+    """
+
+    unit = "numbers"
+    state_fields = ("width",)
+    examples_per_step = BATCH
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        config: ConfigDict,
+        num_devices: int,
+        at_batch: Callable[[int], object] = lambda number: None,
+        at_evaluation: Callable[[int], object] = lambda step: None,
+    ):
+        self.path, self.config, self.num_devices = workdir / "evaluations.txt", config, num_devices
+        self.at_batch, self.at_evaluation = at_batch, at_evaluation
+        self.evaluate_every = config.evaluate_every
+        self.told = iter(["a message of the task"])
+
+    def initial_state(self):
+        return State(jnp.zeros((), jnp.int32), jnp.ones(self.config.width))
+
+    def batches(self, start):
+        for first in itertools.count(start, BATCH):
+            self.at_batch(first // BATCH + 1)
+            numbers = np.arange(first, first + BATCH, dtype=np.float32)
+            if first // BATCH + 1 == self.config.broken:
+                numbers[3] = np.nan
+            mine = np.split(numbers, jax.process_count())[jax.process_index()]
+            yield mine.reshape(self.num_devices // jax.process_count(), -1)
+
+    def step(self):
+        return step
+
+    def evaluate(self, state, writer, last):
+        self.at_evaluation(int(state.step))
+        with open(self.path, "a") as file:
+            file.write(f"{int(state.step)} {'last' if last else 'on the way'}\n")
+
+    def messages(self):
+        return list(self.told)
+
+    def results(self):
+        return {"evaluations": str(self.path)}
+
+
+def make_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "num_steps": 6,
+            "width": 3,
+            "broken": 0,  # the batch with a NaN
+            "evaluate_every": 4,
+            "log_every": 1,
+            "checkpoint": {"every": 2, "max_to_keep": 3, "keep_period": 0},
+        }
+    )
+
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "of the run.", required=True)
+_SIGNAL = flags.DEFINE_integer("signal", 0, "that this process sends to itself.")
+_AT = flags.DEFINE_integer("at", 0, "the batch at which it does.")
+_EVERY = flags.DEFINE_integer("every", 2, "steps from one checkpoint to the next.")
+
+
+def main(argv: list[str]) -> None:
+    connect_by_flags()
+    config = make_config()
+    config.checkpoint.every = _EVERY.value
+
+    def at_batch(number: int) -> None:
+        if number == _AT.value:
+            os.kill(os.getpid(), _SIGNAL.value)
+
+    devices = jax.devices()
+    task = Numbers(pathlib.Path(_WORKDIR.value), config, len(devices), at_batch)
+    loop.train(task, config, _WORKDIR.value, devices)
+
+
+if __name__ == "__main__":
+    app.run(main)
