@@ -1,12 +1,22 @@
 """Checkpoints: one host copy of the training state, the data position and the config."""
 
 import dataclasses
+import hashlib
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+from training.processes import is_first
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint cannot be read, or is not what was written; names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +30,18 @@ class Progress:
     config: dict[str, Any]
 
 
+class Restored(NamedTuple):
+    """A checkpoint's state, as NumPy arrays, its progress, and what newer ones suffer from."""
+
+    state: Any
+    progress: Progress
+    damaged: list[DamagedCheckpointError]
+
+
 class Checkpoints:
     """Checkpoints of a run, in `directory`. Saving is asynchronous and atomic: a checkpoint that was
-    cut short by a crash is not seen again. A state is a pytree with a field `step`.
+    cut short by a crash is not seen again. A state is a pytree with a field `step`. Beside it lies a digest
+    of each array, by which damage on the disk is found.
 
     max_to_keep: the newest ones. keep_period: every step that it divides is kept besides; None: none.
     state_fields: how the names of the config's fields begin that can change what arrays a state has.
@@ -52,19 +71,72 @@ class Checkpoints:
         """Starts to save a state of NumPy arrays; returns its step. Saves no step twice."""
         step = int(state.step)
         if step != self._manager.latest_step():
-            beside = dataclasses.asdict(progress) | {"arrays": _arrays(state)}
+            beside = dataclasses.asdict(progress) | {"arrays": _arrays(state), "digests": _digests(state)}
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
             self._manager.save(step, args=items)
         return step
 
+    def _read(self, step: int, **items: Any) -> Any:
+        """Items of a checkpoint. Whatever orbax says of what it finds there, the step is named."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            missing = FileNotFoundError, NotADirectoryError, IsADirectoryError
+            if isinstance(error, MemoryError | OSError) and not isinstance(error, missing):
+                raise  # not the checkpoint's fault: no rights, no connection, no memory
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise DamagedCheckpointError(
+                f"checkpoint {step} in {self.directory} cannot be read ({what[:300]})."
+            ) from error
+
     def _beside(self, step: int) -> dict[str, Any]:
-        items = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=items)["progress"]
+        beside = self._read(step, progress=ocp.args.JsonRestore())["progress"]
+        missing = {"examples_seen", "config", "arrays"} - set(beside if isinstance(beside, dict) else ())
+        if missing:
+            raise DamagedCheckpointError(
+                f"checkpoint {step} in {self.directory} cannot be read (no {', '.join(sorted(missing))})."
+            )
+        return beside
 
     def progress(self, step: int) -> Progress:
         """Reads what lies beside the state."""
         beside = self._beside(step)
         return Progress(beside["examples_seen"], beside["config"])
+
+    def newest(self, template: Any, config: Mapping[str, Any]) -> Restored | None:
+        """The newest checkpoint that can be read, as `restore` gives it; None: there is none at all.
+
+        Raises:
+            DamagedCheckpointError: none can be read.
+            ValueError: as `restore` does.
+        """
+        damaged: list[DamagedCheckpointError] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return Restored(self.restore(step, template, config), self.progress(step), damaged)
+            except DamagedCheckpointError as error:
+                damaged.append(error)
+        if damaged:
+            raise DamagedCheckpointError(
+                f"{' '.join(map(str, damaged))} No other is left: take another --workdir, or remove "
+                f"{self.directory} to begin anew."
+            )
+        return None
+
+    def set_aside(self, step: int) -> list[str]:
+        """Moves the checkpoints after a step out of the way, into a folder of their own; returns where to."""
+        self.wait()
+        moved = []
+        for newer in self._manager.all_steps():
+            if newer > step:
+                target = f"{self.directory}.damaged/{newer}"
+                moved.append(target)
+                if is_first():
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    os.replace(os.path.join(self.directory, str(newer)), _free(target))
+        multihost_utils.sync_global_devices("checkpoints set aside")
+        self._manager.reload()
+        return moved
 
     def restore(self, step: int, template: Any, config: Mapping[str, Any]) -> Any:
         """The state of a step, as NumPy arrays.
@@ -74,6 +146,7 @@ class Checkpoints:
         attention at the same map.
 
         Raises:
+            DamagedCheckpointError: it cannot be read, or an array is not what was saved.
             ValueError: the arrays differ; names the fields that do.
         """
         beside = self._beside(step)
@@ -89,9 +162,16 @@ class Checkpoints:
                 f"({len(arrays)} arrays differ; {arrays[0][0]} is {arrays[0][1]} there and "
                 f"{arrays[0][2]} here.) Set the field as it was, or take another --workdir."
             )
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        state = self._manager.restore(step, args=items)["state"]
-        return jax.device_get(state)
+        state = jax.device_get(self._read(step, state=ocp.args.StandardRestore(template))["state"])
+        # Checkpoints of before have no digests.
+        digests = beside.get("digests", {})
+        broken = [name for name, digest in _digests(state).items() if digests.get(name, digest) != digest]
+        if broken:
+            raise DamagedCheckpointError(
+                f"checkpoint {step} in {self.directory} is not what was saved: {len(broken)} arrays differ, "
+                f"{broken[0]} for one."
+            )
+        return state
 
     def wait(self) -> None:
         """Until what was started is on disk."""
@@ -116,6 +196,7 @@ def restore_latest(
 
     Raises:
         FileNotFoundError: there is no such checkpoint; names the folder.
+        DamagedCheckpointError: it cannot be read; step None: none can.
         ValueError: the arrays differ; names the fields that do.
     """
     directory = os.path.join(os.path.abspath(workdir), "checkpoints")
@@ -126,21 +207,41 @@ def restore_latest(
         raise missing
     checkpoints = Checkpoints(directory, state_fields=state_fields)
     try:
-        step = checkpoints.latest_step() if step is None else step
-        if step is None:
+        if step is not None:
+            return checkpoints.restore(step, template, config)
+        restored = checkpoints.newest(template, config)
+        if restored is None:
             raise missing
-        return checkpoints.restore(step, template, config)
+        for error in restored.damaged:
+            logging.warning("%s The one before it is taken.", error)
+        return restored.state
     finally:
         checkpoints.close()
 
 
+def _by_path(state: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
 def _arrays(state: Any) -> dict[str, str]:
     """Shape and dtype of every array, by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _by_path(state)}
+
+
+def _digests(state: Any) -> dict[str, str]:
+    """A digest of every array's bytes, by its path."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
+        name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()[:32] for name, leaf in _by_path(state)
     }
+
+
+def _free(path: str) -> str:
+    """The path, or with a number behind it, where nothing is yet."""
+    number, free = 1, path
+    while os.path.exists(free):
+        number, free = number + 1, f"{path}.{number}"
+    return free
 
 
 def config_differences(

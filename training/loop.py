@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from training.checkpoint import Checkpoints, Progress, config_differences
+from training.checkpoint import Checkpoints, Progress, Restored, config_differences
 from training.parallel import local_devices, replicate, to_host, voting_step
 from training.processes import is_first
 from training.writers import MetricWriter
@@ -114,6 +114,7 @@ def train(
         The last state, on the host.
 
     Raises:
+        DamagedCheckpointError: there are checkpoints, and none can be read.
         ValueError: the config does not fit the checkpoint.
         FloatingPointError: a metric is not finite; names the step.
     """
@@ -130,17 +131,12 @@ def train(
             task.state_fields,
         )
         try:
-            latest, plain = checkpoints.latest_step(), json.loads(config.to_json())
-            if latest is None:
-                examples_seen, first = 0, 0
-                say(f"A new run in {workdir} on {where}.")
-            else:
-                state = checkpoints.restore(latest, template, plain)
-                progress = checkpoints.progress(latest)
-                examples_seen, first = progress.examples_seen, latest
-                say(f"Continues {workdir} at step {latest} on {where}.")
-                for name, saved, now in config_differences(progress.config, plain):
-                    say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
+            plain = json.loads(config.to_json())
+            restored = _newest(checkpoints, template, plain, workdir, where)
+            examples_seen, first = 0, 0
+            if restored is not None:
+                state = restored.state
+                examples_seen, first = restored.progress.examples_seen, int(state.step)
             if continue_finished and first >= config.num_steps:
                 config = config.copy_and_resolve_references()
                 config.num_steps += first
@@ -157,7 +153,7 @@ def train(
             else:
                 # The data before the compilation: a wrong path is told at once.
                 data = task.batches(examples_seen)
-                if latest is None:
+                if restored is None:
                     state = task.first_state()
                 run = _Run(task, config, plain, devices, checkpoints, data, examples_seen)
                 with contextlib.ExitStack() as stack:
@@ -184,6 +180,26 @@ def train(
         if os.path.exists(path):
             say(f"{name}: {path}")
     return state
+
+
+def _newest(
+    checkpoints: Checkpoints, template: Any, config: dict[str, Any], workdir: str, where: str
+) -> Restored | None:
+    """What the run goes on from, and says so; what is damaged is set aside."""
+    restored = checkpoints.newest(template, config)
+    if restored is None:
+        say(f"A new run in {workdir} on {where}.")
+        return None
+    step = int(restored.state.step)
+    for error in restored.damaged:
+        say(f"DAMAGED: {error}")
+    if restored.damaged:
+        moved = ", ".join(checkpoints.set_aside(step))
+        say(f"DAMAGED: what came after step {step} is lost. It is kept in {moved}.")
+    say(f"Continues {workdir} at step {step} on {where}.")
+    for name, saved, now in config_differences(restored.progress.config, config):
+        say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
+    return restored
 
 
 @dataclasses.dataclass

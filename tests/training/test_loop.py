@@ -154,6 +154,26 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(broken, every, goo
         chex.assert_tree_all_finite(saved(tmp_path))
 
 
+# Orbax leaves threads with errors of their own behind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_is_set_aside(config, tmp_path, capsys):
+    train(config, tmp_path / "run")
+    directory = tmp_path / "run" / "checkpoints"
+    for path in (directory / "6").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    config.num_steps = 8
+    train(config, tmp_path / "run")
+    output = capsys.readouterr().out
+    assert f"DAMAGED: checkpoint 6 in {directory} cannot be read" in output
+    assert f"what came after step 4 is lost. It is kept in {directory}.damaged/6." in output
+    assert "at step 4 on" in output
+    train(config, tmp_path / "whole")
+    chex.assert_trees_all_equal(saved(tmp_path / "run"), saved(tmp_path / "whole"))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert latest(tmp_path / "run") == 8
+
+
 def test_what_differs_from_the_checkpoint_is_told(config, tmp_path, capsys):
     train(config, tmp_path)
     config.num_steps, config.seed = 7, 1

@@ -73,6 +73,17 @@ def test_a_signal_to_one_saves_once_and_ends_all(whole, tmp_path):
     assert rows(tmp_path) == rows(whole)
 
 
+def test_a_damaged_checkpoint_is_set_aside_by_one(whole, tmp_path):
+    train(tmp_path, 2, 1)
+    for path in (tmp_path / "checkpoints" / "6").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    (_, first, _), _ = train(tmp_path, 2, 1)
+    assert "DAMAGED: what came after step 4 is lost" in first
+    chex.assert_trees_all_equal(saved(tmp_path), saved(whole))
+    assert rows(tmp_path) == rows(whole)
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_others_and_a_restart_goes_on(killed, whole, tmp_path):
     flags = [[], []]
