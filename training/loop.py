@@ -164,11 +164,12 @@ def train(
                             json.dump(plain, file, indent=1)
                         writer = stack.enter_context(MetricWriter(workdir, first))
                     state = run(state, writer, stop)
-        except jax.errors.JaxRuntimeError:
+        except Exception as error:
             if jax.process_count() > 1:
                 say(
-                    "A step failed. If another process died, JAX names it within a minute and ends this one. "
-                    "Start all processes again: the run goes on from its last checkpoint.",
+                    f"Failed with {type(error).__name__}: {str(error)[:300]}\nIf another process died, JAX "
+                    "names it within a minute and ends this one. Start all processes again: the run goes on "
+                    "from its last checkpoint.",
                     every_process=True,
                 )
             raise

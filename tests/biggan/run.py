@@ -15,9 +15,6 @@ from tests.biggan.variables import state_of
 from training import loop
 from training.processes import connect_by_flags
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "of the run.", required=True)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "of a replica.")
-
 
 def in_float64(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
@@ -48,12 +45,13 @@ def main(argv: list[str]) -> None:
     connect_by_flags()
     config = tiny_config()
     config.num_steps = 3
-    config.batch_size = _BATCH_SIZE.value
+    config.batch_size = 2
     config.d_steps = config.accumulation = 2
     config.generator.cross_replica_bn = True
-    workdir, devices = os.path.abspath(_WORKDIR.value), jax.devices()
+    workdir, devices = os.path.abspath(flags.FLAGS.workdir), jax.devices()
     loop.train(Task(config, workdir, devices), config, workdir, devices)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "of the run.", required=True)
     app.run(main)

@@ -12,9 +12,9 @@ from training.checkpoint import restore_latest
 pytestmark = pytest.mark.process
 
 
-def state_after_run(workdir, num_processes, devices, batch_size):
-    flags = f"--workdir={workdir}", f"--batch_size={batch_size}"
-    for status, _, errors in ended(start("tests.biggan.run", num_processes, devices, *flags), 600):
+def state_after_run(workdir, num_processes, devices):
+    processes = start("tests.biggan.run", num_processes, devices, f"--workdir={workdir}")
+    for status, _, errors in ended(processes, 600):
         assert status == 0, errors
     config = read_config(str(workdir))
     task = Task(config, str(workdir), jax.devices()[:1])
@@ -25,10 +25,10 @@ def state_after_run(workdir, num_processes, devices, batch_size):
     ("num_processes", "devices"),
     [(2, 1), pytest.param(4, 1, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow)],
 )
-def test_processes_are_one_with_as_many_devices(num_processes, devices, tmp_path, monkeypatch):
+def test_processes_are_one_with_as_many_devices(num_processes, devices, tmp_path):
     """The same images, noise and hash directions; micro-batches, and batch norm over all replicas."""
     with jax.enable_x64(True):
-        several = state_after_run(tmp_path / "several", num_processes, devices, 2)
-        one = state_after_run(tmp_path / "one", 1, num_processes * devices, 2)
+        several = state_after_run(tmp_path / "several", num_processes, devices)
+        one = state_after_run(tmp_path / "one", 1, num_processes * devices)
     assert int(one.step) == 3
     chex.assert_trees_all_close(several, one, rtol=1e-7, atol=1e-9)

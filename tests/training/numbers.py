@@ -101,25 +101,23 @@ def make_config() -> ConfigDict:
     )
 
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "of the run.", required=True)
-_SIGNAL = flags.DEFINE_integer("signal", 0, "that this process sends to itself.")
-_AT = flags.DEFINE_integer("at", 0, "the batch at which it does.")
-_EVERY = flags.DEFINE_integer("every", 2, "steps from one checkpoint to the next.")
-
-
 def main(argv: list[str]) -> None:
     connect_by_flags()
     config = make_config()
-    config.checkpoint.every = _EVERY.value
+    config.checkpoint.every = flags.FLAGS.every
 
     def at_batch(number: int) -> None:
-        if number == _AT.value:
-            os.kill(os.getpid(), _SIGNAL.value)
+        if number == flags.FLAGS.at:
+            os.kill(os.getpid(), flags.FLAGS.signal)
 
     devices = jax.devices()
-    task = Numbers(pathlib.Path(_WORKDIR.value), config, len(devices), at_batch)
-    loop.train(task, config, _WORKDIR.value, devices)
+    task = Numbers(pathlib.Path(flags.FLAGS.workdir), config, len(devices), at_batch)
+    loop.train(task, config, flags.FLAGS.workdir, devices)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "of the run.", required=True)
+    flags.DEFINE_integer("signal", 0, "that this process sends to itself.")
+    flags.DEFINE_integer("at", 0, "the batch at which it does.")
+    flags.DEFINE_integer("every", 2, "steps from one checkpoint to the next.")
     app.run(main)
