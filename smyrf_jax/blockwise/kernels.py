@@ -309,6 +309,7 @@ def merge_rounds(
     for index, of_round in enumerate(rounds):
         operands.taken(f"round{index}_", of_round, tile, lambda i, j: i)
     number = first.dtype
+    stored = number if dtype == jnp.float16 else dtype  # which kernels cannot write
 
     def kernel(*refs: Any) -> None:
         inputs, outputs = operands.named(refs)
@@ -320,7 +321,7 @@ def merge_rounds(
             outputs[0][0] = rows
             return
         rows = kept_where_noise(rows, found[0]) if has_far else rows
-        outputs[0][0] = divided(rows).astype(dtype)
+        outputs[0][0] = divided(rows).astype(stored)
         turned = rows.T
         outputs[1][0] = logsumexp_of(turned[values : values + 1], turned[values + 1 :])
 
@@ -331,8 +332,8 @@ def merge_rounds(
         (found,) = _call(kernel, operands, grid, outputs, [], number, interpret, "merge_rounds")
         return found
     outputs = [
-        ((heads, length, values), dtype, pl.BlockSpec((1, tile, values), lambda c, i, j: (c, i, 0))),
+        ((heads, length, values), stored, pl.BlockSpec((1, tile, values), lambda c, i, j: (c, i, 0))),
         ((heads, 1, length), number, pl.BlockSpec((1, 1, tile), lambda c, i, j: (c, 0, i))),
     ]
     output, logsumexp = _call(kernel, operands, grid, outputs, [], number, interpret, "merge_rounds")
-    return output, logsumexp[:, 0]
+    return output.astype(dtype), logsumexp[:, 0]

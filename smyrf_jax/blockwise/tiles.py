@@ -14,8 +14,10 @@ from smyrf_jax.blockwise.spread import LANES, Taken
 # Queries and keys of a product: what fits, with its logits, into 16 MB of vector memory several times.
 BLOCK = 512
 # Keys that lie in vector memory at once, and rows of small clusters in one step of the grid.
-RESIDENT = 2048
+RESIDENT = 1024
 ROWS_A_STEP = 512
+# Kernels are unrolled over them.
+CLUSTERS_A_STEP = 16
 
 
 class Tiles(NamedTuple):
@@ -33,12 +35,15 @@ class Tiles(NamedTuple):
     chunk: int
 
 
-def _cut(length: int, most: int, multiple: int) -> int:
-    """The size of equal pieces, none larger than `most`, which is a multiple."""
+def _cut(length: int, most: int) -> int:
+    """The size of equal pieces, none larger than `most`.
+
+    One is of whole registers of bfloat16, 16 rows. Several are of whole lanes, since numbers lie in rows too,
+    and of a size that wastes the least.
+    """
     if length <= most:
-        return -(-length // 8) * 8
-    pieces = -(-length // most)
-    return -(-length // (pieces * multiple)) * multiple
+        return -(-length // 16) * 16
+    return min(range(most, 0, -LANES), key=lambda size: -(-length // size) * size)
 
 
 def tiles_of(num_clusters: int, queries: int, keys: int, words: int = LANES) -> Tiles:
@@ -48,14 +53,14 @@ def tiles_of(num_clusters: int, queries: int, keys: int, words: int = LANES) -> 
     """
     lanes = -(-words // LANES)
     most = BLOCK if lanes <= 4 else BLOCK // 2
-    block = _cut(queries, most, 8)
-    chunk = _cut(keys, most, 128)
+    block = _cut(queries, most)
+    chunk = _cut(keys, most)
     chunks = -(-keys // chunk)
-    steps = -(-chunks // max(1, RESIDENT // lanes // chunk))
-    resident = chunk * -(-chunks // steps)
+    most = max(1, RESIDENT // lanes // chunk)
+    resident = chunk * max(number for number in range(1, min(most, chunks) + 1) if chunks % number == 0)
     clusters = 1
     if block >= queries and chunk >= keys:
-        clusters = max(1, min(num_clusters, ROWS_A_STEP // max(block, chunk)))
+        clusters = max(1, min(num_clusters, ROWS_A_STEP // max(block, chunk), CLUSTERS_A_STEP))
     return Tiles(clusters, block, resident, chunk)
 
 

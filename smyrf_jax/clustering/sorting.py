@@ -10,7 +10,7 @@ from smyrf_jax.checks import check_positive
 from smyrf_jax.clustering.balance import Balance, balance_of
 from smyrf_jax.clustering.clustering import Clustering
 from smyrf_jax.rows import sorted_along
-from smyrf_jax.sharding import vary_alike
+from smyrf_jax.sharding import is_partitioned, vary_alike
 
 
 def sort_clustering(
@@ -125,6 +125,31 @@ def _equal_runs(
     run = jnp.where(cluster < filled, share + (cluster < extra).astype(jnp.int32), 0)
     shape = (*order.shape[:-1], num_clusters, size)
     slot = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
-    places = (start[..., None] + slot).reshape(*order.shape[:-1], num_clusters * size)
-    tokens = jnp.take_along_axis(order, places, axis=-1, mode="clip").reshape(shape)
-    return jnp.where(slot < run[..., None], tokens, length)
+    there = slot < run[..., None]
+
+    def by_places(order: Array) -> Array:
+        places = (start[..., None] + slot).reshape(*order.shape[:-1], num_clusters * size)
+        tokens = jnp.take_along_axis(order, places, axis=-1, mode="clip").reshape(shape)
+        return jnp.where(there, tokens, length)
+
+    def by_sorting(order: Array) -> Array:
+        # A TPU takes numbers from places one by one, at seventy cycles each. Sorted by the slot that each of
+        # them has, together with the slots that nobody has, they fall into place.
+        number = jax.lax.broadcasted_iota(jnp.int32, order.shape, order.ndim - 1)
+        longer = extra * (share + 1)  # numbers in runs that are longer by one
+        of_longer = jnp.divmod(number, share + 1)
+        of_other = jnp.divmod(number - longer, jnp.maximum(share, 1))
+        its = jnp.where(number < longer, of_longer[0], extra + of_other[0])
+        its_slot = its * size + jnp.where(number < longer, of_longer[1], of_other[1])
+        none = num_clusters * size
+        its_slot = jnp.where(number < longer + (filled - extra) * share, its_slot, none)
+        every = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 2) * size + slot
+        empty = jnp.where(there, none, every).reshape(*order.shape[:-1], none)
+        slots = jnp.concatenate([its_slot, empty], axis=-1)
+        tokens = jnp.concatenate([order, jnp.full_like(empty, length)], axis=-1)
+        return sorted_along(slots, tokens, num_keys=2)[1][..., :none].reshape(shape)
+
+    if is_partitioned(order):
+        return by_places(order)
+    tokens: Array = jax.lax.platform_dependent(order, cpu=by_places, default=by_sorting)
+    return tokens

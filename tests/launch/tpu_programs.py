@@ -32,6 +32,11 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "causal local": {"method": Local(64), "is_causal": True},
     "masked": {"method": Smyrf(2, 64), "masked": True},
     "wide": {"method": Smyrf(1, 2048), "shape_of": (1, 4096, 1, 128)},
+    "large clusters": {"method": Canopy(1, 2048, 8), "shape_of": (1, 4096, 1, 64)},
+    "clusters of no whole tiles": {"method": Smyrf(1, 600), "shape_of": (1, 24000, 1, 32)},
+    "small clusters": {"method": Canopy(2, 8, 2), "shape_of": (1, 1000, 1, 64)},
+    "padded, masked": {"method": Smyrf(2, 64), "shape_of": (1, 1000, 2, 32), "masked": True},
+    "float16": {"method": Canopy(1, 64, 4), "dtype": "float16"},
 }
 
 
@@ -61,10 +66,11 @@ def main(chips: list[str]) -> None:
         description = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
         for dtype in ("float32", "bfloat16") if chip == "v5e" else ("float32",):
             for name, options in PROGRAMS.items():
-                row: dict[str, Any] = {"chip": chip, "dtype": dtype, "name": name}
+                options = {"dtype": dtype} | options
+                row: dict[str, Any] = {"chip": chip, "dtype": options["dtype"], "name": name}
                 try:
                     with compiling_for(chip):
-                        text = compiled(SingleDeviceSharding(description.devices[0]), dtype, **options)
+                        text = compiled(SingleDeviceSharding(description.devices[0]), **options)
                 except Exception as error:  # of the compiler, for the test to show
                     row["error"] = str(error)[-2000:]
                 else:

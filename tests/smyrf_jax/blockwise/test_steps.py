@@ -98,6 +98,6 @@ def test_keys_that_do_not_fit_a_step(change, monkeypatch):
     for module in (tiles, kernels):
         monkeypatch.setattr(module, "BLOCK", 128)
     monkeypatch.setattr(tiles, "RESIDENT", 256)
-    assert tiles.tiles_of(1, 300, 600) == (1, 104, 256, 128)
-    case = dataclasses.replace(LONG, num_queries=300, num_keys=600, cluster_size=300)
+    assert tiles.tiles_of(1, 300, 700) == (1, 128, 256, 128)
+    case = dataclasses.replace(LONG, num_queries=300, num_keys=700, cluster_size=300)
     compare(dataclasses.replace(case, **change), ("pallas",))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from smyrf_jax import cluster_of_tokens, sort_clustering
+from smyrf_jax.clustering.sorting import _equal_runs
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,20 @@ def test_equal_and_infinite_hashes_are_sorted_as_argsort_does():
     clustering = sort_clustering(hashes, hashes, cluster_size=2)
     for order in clustering:
         np.testing.assert_array_equal(order.reshape(1, 1, 8), expected)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize(("length", "clusters", "size"), [(37, 5, 8), (64, 4, 16), (1, 1, 8), (90, 7, 16)])
+def test_runs_are_the_same_where_places_are_found_by_sorting(length, clusters, size, counted, monkeypatch):
+    """As accelerators find them."""
+    rng = np.random.default_rng(0)
+    order = jnp.asarray(rng.permuted(np.tile(np.arange(length), (3, 2, 2, 1)), axis=-1))
+    filled = jnp.asarray(rng.integers(1, clusters + 1, (3, 2))) if counted else None
+    kept = (
+        None
+        if filled is None
+        else jnp.minimum(jnp.asarray(rng.integers(0, length + 1, (3, 2))), filled * size)
+    )
+    expected = _equal_runs(order, clusters, size, kept, filled)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *of, cpu, default: default(*of))
+    np.testing.assert_array_equal(_equal_runs(order, clusters, size, kept, filled), expected)
