@@ -1,6 +1,6 @@
 """Cycles of attention on a TPU core, by the final schedule of the TPU's compiler. No TPU is needed.
 
-    python -m benchmarks.tpu                # some hours on two cores; wants the extra [tpu]
+    python -m benchmarks.tpu                # an hour or two on two cores; wants the extra [tpu]
     python -m benchmarks.tpu --chips=v5e --only="12 heads, 4096"
 
 Forward and backward: BigGAN's attention in float32, and 12 heads of width 64 in bfloat16 at 1,024 to 65,536
@@ -53,13 +53,24 @@ def cases() -> Iterator[Case]:
     for name, batch, length in (("128x128, batch 4", 4, 128**2), ("256x256, batch 1", 1, 256**2)):
         for method in ("dense", "smyrf 4 x 2048", "canopy gan"):
             yield Case(name, method, batch, length, length // 4, 1, 12, 48, "float32")
-    for method in ("flash", "splash", "smyrf 4 x 128", "canopy"):
+    for method in ("flash, default blocks", "flash", "splash", "smyrf 4 x 128", "canopy"):
         yield Case("4 heads, 16384", method, 1, 16384, 16384, 4, 64, 64, "bfloat16")
-    every = ("dense", "flash", "splash", "smyrf 2 x 64", "canopy", "scatterbrain", "performer", "local")
+    every = (
+        "dense",
+        "flash, default blocks",
+        "flash",
+        "splash",
+        "smyrf 2 x 64",
+        "canopy",
+        "scatterbrain",
+        "performer",
+        "local",
+    )
     for length in LENGTHS:
         for method in every:
             if method != "dense" or length <= LONGEST_DENSE:
                 yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
+    yield Case("12 heads, 4096", "smyrf 2 x 64, masked", 1, 4096, 4096, 12, 64, 64, "bfloat16")
     for length in SHORT_LENGTHS:
         for method in ("dense", *settings_of(length)):
             if length not in LENGTHS or method not in every:
@@ -88,13 +99,22 @@ def function_of(case: Case, block: int | None) -> Callable[..., Any]:
         "performer": Performer(),
         "local": Local(),
     }
+    if case.method.endswith(", masked"):
+        method = methods[case.method.removesuffix(", masked")]
+
+        def by_mask(query: Any, key: Any, value: Any) -> Any:
+            # What the compiler does not know.
+            mask = jnp.isfinite(key[:, None, None, :, 0, 0])
+            return attention(query, key, value, method=method, mask=mask, query_mask=mask, scale=scale)
+
+        return by_mask
     if case.method in methods:
         return functools.partial(attention, method=methods[case.method], scale=scale)
 
     def heads_first(array: Any) -> Any:
         return jnp.swapaxes(array, 1, 2)
 
-    if case.method == "flash":
+    if case.method.startswith("flash"):
         from jax.experimental.pallas.ops.tpu import flash_attention as flash
 
         size = min(block or 512, case.num_queries)
@@ -111,6 +131,8 @@ def function_of(case: Case, block: int | None) -> Callable[..., Any]:
             "block_q_dq",
         ]
         sizes: Any = flash.BlockSizes(block_b=1, **dict.fromkeys(names, size))
+        if case.method == "flash, default blocks":
+            sizes = None
 
         def by_flash(query: Any, key: Any, value: Any) -> Any:
             arrays = map(heads_first, (query, key, value))
@@ -243,7 +265,7 @@ def costs_of_rows(rows: list[dict[str, Any]], chip: str) -> tuple[float, float] 
     dense = {row["name"]: row["cycles"] for row in rows if row["method"] == "dense"}
     samples = []
     for row in rows:
-        if not row["method"].startswith("smyrf") or row["name"] not in dense:
+        if not row["method"].startswith("smyrf") or "," in row["method"] or row["name"] not in dense:
             continue
         rounds, size = map(int, row["method"].removeprefix("smyrf ").split(" x "))
         num_queries, num_keys = row["num_queries"], row["num_keys"]
@@ -262,7 +284,8 @@ def write(rows: list[dict[str, Any]]) -> None:
         "Attention, forward and backward, on one TPU core, by the final schedule of the TPU's compiler:",
         "nothing ran on a TPU. BigGAN's shapes in float32 (widths 12 and 48, a key for four queries), heads",
         "of width 64 in bfloat16. canopy gan: as in celeba*_canopy. flash, splash: JAX's kernels for TPUs,",
-        "the best of blocks of 256 to 1024. Left out: waiting for memory inside gathers, sorts, kernels.",
+        "the best of blocks of 256 to 1024, where not their default. Left out: waiting for memory inside",
+        "gathers, sorts, kernels.",
         "MB: peak memory. What is not here was not run. `python -m benchmarks.tpu`",
         "",
         *table(header, map(cells_of, rows)),
@@ -327,7 +350,7 @@ def main(chips: list[str], only: str, anew: bool) -> None:
         for chip in chips:
             if only not in f"{case.name}, {case.method}" or (chip, case.name, case.method) in done:
                 continue
-            if chip == "v3" and case.method in ("flash", "splash"):
+            if chip == "v3" and case.method.startswith(("flash", "splash")):
                 continue  # they multiply bfloat16, which v3's kernels cannot
             rows.append(best(case, chip))
             print("  ".join(cells_of(rows[-1])), flush=True)
