@@ -32,6 +32,18 @@ LONGEST_DENSE = 8192
 # Where dense attention may be faster: `smyrf_attention(implementation="auto")` goes by what is fitted here.
 SHORT_LENGTHS = [256, 512, 1024, 2048]
 BLOCKS = (256, 512, 1024)
+# Methods of the plot.
+LINES = (
+    "dense",
+    "flash, default blocks",
+    "flash",
+    "splash",
+    "smyrf 2 x 64",
+    "canopy",
+    "scatterbrain",
+    "performer",
+    "local",
+)
 SHORT = {f"smyrf {r} x {c}": (r, c) for r, c in ((1, 32), (2, 64), (4, 128), (4, 512))}
 
 
@@ -55,25 +67,14 @@ def cases() -> Iterator[Case]:
             yield Case(name, method, batch, length, length // 4, 1, 12, 48, "float32")
     for method in ("flash, default blocks", "flash", "splash", "smyrf 4 x 128", "canopy"):
         yield Case("4 heads, 16384", method, 1, 16384, 16384, 4, 64, 64, "bfloat16")
-    every = (
-        "dense",
-        "flash, default blocks",
-        "flash",
-        "splash",
-        "smyrf 2 x 64",
-        "canopy",
-        "scatterbrain",
-        "performer",
-        "local",
-    )
     for length in LENGTHS:
-        for method in every:
+        for method in LINES:
             if method != "dense" or length <= LONGEST_DENSE:
                 yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
     yield Case("12 heads, 4096", "smyrf 2 x 64, masked", 1, 4096, 4096, 12, 64, 64, "bfloat16")
     for length in SHORT_LENGTHS:
         for method in ("dense", *settings_of(length)):
-            if length not in LENGTHS or method not in every:
+            if length not in LENGTHS or method not in LINES:
                 yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
 
 
@@ -312,7 +313,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         if costs is not None:
             lines += ["", f"SMYRF on {chip}. {in_words(costs)}"]
     (RESULTS / "tpu.md").write_text("\n".join(lines) + "\n")
-    draw(rows, chips, every)
+    draw(rows, chips, [of for of in every if of in LINES])
 
 
 def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> None:
@@ -321,22 +322,27 @@ def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> No
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(chips), figsize=(5 * len(chips), 4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(chips), figsize=(5 * len(chips) + 2, 4), sharey=True, squeeze=False, layout="constrained"
+    )
     for chip, axis in zip(chips, axes[0], strict=True):
-        for method in methods:
+        for number, method in enumerate(methods):
             of = [row for row in rows if (row["chip"], row["method"], row["heads"]) == (chip, method, 12)]
             of = sorted((row for row in of if "cycles" in row), key=lambda row: row["num_queries"])
             if not of:
                 continue
             axis.plot(
-                [row["num_queries"] for row in of], [row["cycles"] / 1e6 for row in of], ".-", label=method
+                [row["num_queries"] for row in of],
+                [row["cycles"] / 1e6 for row in of],
+                ".-",
+                color=f"C{number}",
+                label=method,
             )
         axis.set(xscale="log", yscale="log", title=chip, xlabel="tokens, 12 heads of width 64")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("M cycles, forward and backward")
-    if axes[0][-1].lines:
-        axes[0][-1].legend(fontsize="small")
-    figure.tight_layout()
+    fullest = max(axes[0], key=lambda axis: len(axis.lines))
+    figure.legend(*fullest.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(RESULTS / "tpu.png", dpi=110)
 
 

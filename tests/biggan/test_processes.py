@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 def state_after_run(workdir, num_processes, devices):
     processes = start("tests.biggan.run", num_processes, devices, f"--workdir={workdir}")
     for status, _, errors in ended(processes, 600):
-        assert status == 0, errors
+        assert status == 0, errors[-3000:]
     config = read_config(str(workdir))
     task = Task(config, str(workdir), jax.devices()[:1])
     return restore_latest(str(workdir), jax.eval_shape(task.initial_state), config.to_dict())

@@ -24,7 +24,12 @@ def start(module, num_processes, devices, *flags, of_each=()):
         if num_processes > 1:
             command += [f"--coordinator_address={address}", f"--num_processes={num_processes}"]
             command += [f"--process_id={index}"]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            # A process is not to run what another one compiled.
+            "JAX_ENABLE_COMPILATION_CACHE": "0",
+        }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
     return processes

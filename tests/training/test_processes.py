@@ -27,7 +27,7 @@ def train(workdir, num_processes, devices, *flags, of_each=()):
         )
     )
     for status, _, errors in found:
-        assert status == 0, errors
+        assert status == 0, errors[-3000:]
     return found
 
 
