@@ -5,6 +5,7 @@ python -m tests.training.numbers --workdir=run --coordinator_address=localhost:1
 """
 
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from training import loop
+from training.checkpoint import restore_latest
 from training.parallel import AXIS
 from training.processes import connect_by_flags
 
@@ -99,6 +101,17 @@ def make_config() -> ConfigDict:
             "checkpoint": {"every": 2, "max_to_keep": 3, "keep_period": 0},
         }
     )
+
+
+def rows(workdir):
+    """The metrics on disk, without what depends on the clock."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: row[name] for name in ("step", "mean", "norm")} for row in found]
+
+
+def saved(workdir):
+    template = jax.eval_shape(lambda: State(jnp.zeros((), jnp.int32), jnp.ones(3)))
+    return restore_latest(str(workdir), template, {})
 
 
 def main(argv: list[str]) -> None:

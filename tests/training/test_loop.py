@@ -6,13 +6,12 @@ import signal
 
 import chex
 import jax
-import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from tests.training.numbers import BATCH, Numbers, State, make_config
+from tests.training.numbers import BATCH, Numbers, make_config, rows, saved
 from training import loop
-from training.checkpoint import Checkpoints, restore_latest
+from training.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -23,17 +22,6 @@ def config():
 def train(config, workdir, num_devices=1, continue_finished=False, **calls):
     task = Numbers(workdir, config, num_devices, **calls)
     return loop.train(task, config, str(workdir), jax.devices()[:num_devices], continue_finished)
-
-
-def rows(workdir):
-    """The metrics on disk, without what depends on the clock."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: row[name] for name in ("step", "mean", "norm")} for row in found]
-
-
-def saved(workdir):
-    template = jax.eval_shape(lambda: State(jnp.zeros((), jnp.int32), jnp.ones(3)))
-    return restore_latest(str(workdir), template, {})
 
 
 def latest(workdir):

@@ -1,6 +1,5 @@
 """Several processes that train one run: they leave what one process leaves, and end together."""
 
-import json
 import pathlib
 import signal
 import subprocess
@@ -8,13 +7,10 @@ import sys
 import time
 
 import chex
-import jax
-import jax.numpy as jnp
 import pytest
 
 from tests.training.many import ended, start
-from tests.training.numbers import State
-from training.checkpoint import restore_latest
+from tests.training.numbers import rows, saved
 
 pytestmark = pytest.mark.process
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -29,16 +25,6 @@ def train(workdir, num_processes, devices, *flags, of_each=()):
     for status, _, errors in found:
         assert status == 0, errors[-3000:]
     return found
-
-
-def rows(workdir):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: row[name] for name in ("step", "mean", "norm")} for row in found]
-
-
-def saved(workdir):
-    template = jax.eval_shape(lambda: State(jnp.zeros((), jnp.int32), jnp.ones(3)))
-    return restore_latest(str(workdir), template, {})
 
 
 @pytest.fixture(scope="module")
