@@ -53,8 +53,9 @@ def attention(
       padded as queries are, and a sample has several times the keys a query that the arrays have, it is cut
       into more clusters than alone.)
     - What is masked does not matter: a NaN there reaches no output and no gradient.
-    - Causal means that no output depends on a later token; a method that cannot keep that refuses, unless its
-      field clusters_see_future allows it, or there is one cluster.
+    - Causal means that no output depends on a later token. Local, Performer, Dense and Scatterbrain with a
+      window keep that. Of the others, Canopy refuses with its means, and the rest unless there is one
+      cluster or the field clusters_see_future allows it.
     - One cluster is exact: settings by which all tokens share one give dense attention.
     - A query without keys gives zeros, a logsumexp of -inf, and no gradient; so do arrays without tokens.
     - Float32 inside at least: logits, sums and logsumexps, also of half-precision inputs. Large logits give
@@ -85,7 +86,8 @@ def attention(
         implementation: of methods with clusters. None: the fastest of the platform that the program is for.
             "loop", what CPUs run: a few clusters at a time, read and written where they lie. "gather", what
             GPUs run: tokens gathered into clusters and back, no scatter. "pallas", what TPUs run: the same,
-            and clusters attended by kernels; interpreted, slowly, on other platforms. All do the same.
+            and clusters attended by kernels; interpreted, slowly, on other platforms (within shard_map JAX's
+            interpreter wants check_vma=False). All do the same.
         bias: refused: it needs memory for every pair.
         local_window_size: refused: method=Local(window=...) says it.
 

@@ -12,12 +12,15 @@ from smyrf_jax.floats import float32_at_least
 
 
 def check_arguments(
-    query: Array, key: Array, value: Array, mask: Array | None, query_mask: Array | None = None
+    query: Any, key: Any, value: Any, mask: Any | None, query_mask: Any | None = None
 ) -> None:
-    """Raises ValueError unless query, key, value and masks fit [*B, T, N, D] and so on."""
+    """Raises ValueError unless query, key, value and masks are arrays that fit [*B, T, N, D] and so on."""
     for name, array in (("query", query), ("key", key), ("value", value)):
+        _check_array(name, array)
         if array.ndim < 3:
             raise ValueError(f"{name} should be [*B, length, heads, width], but got shape {array.shape}.")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} should be of floating-point numbers, but got {array.dtype}.")
     batch, heads = query.shape[:-3], query.shape[-2]
     if key.shape[-1] != query.shape[-1]:
         raise ValueError(f"query and key should have one width, but got {query.shape=} and {key.shape=}.")
@@ -35,9 +38,15 @@ def check_arguments(
     _check_mask("query_mask", query_mask, "query", (*batch, heads, 1, query.shape[-3]))
 
 
-def _check_mask(name: str, mask: Array | None, kind: str, full: tuple[int, ...]) -> None:
+def _check_array(name: str, array: Any) -> None:
+    if not hasattr(array, "ndim") or not hasattr(array, "dtype"):
+        raise ValueError(f"{name} should be an array, but got a {type(array).__name__}.")
+
+
+def _check_mask(name: str, mask: Any | None, kind: str, full: tuple[int, ...]) -> None:
     if mask is None:
         return
+    _check_array(name, mask)
     if mask.dtype != jnp.bool_:
         raise ValueError(f"{name} should be boolean (True keeps a {kind}), but got {mask.dtype=}.")
     fits = mask.ndim == len(full) and mask.shape[-2:] == full[-2:]
@@ -63,8 +72,8 @@ def scale_of(scale: Any, width: int) -> Any:
     """The scale of logits, 1 / sqrt(width) for None. Raises ValueError unless it is one number."""
     if scale is None:
         return 1 / math.sqrt(max(1, width))
-    if jnp.ndim(scale) != 0:
-        raise ValueError(f"scale should be one number, but got shape {jnp.shape(scale)}.")
+    if isinstance(scale, str) or jnp.ndim(scale) != 0 or jnp.iscomplexobj(scale):
+        raise ValueError(f"scale should be one real number, but got {scale!r}.")
     return scale
 
 

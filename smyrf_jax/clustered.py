@@ -18,6 +18,8 @@ from smyrf_jax.checks import (
     with_positive_scale,
 )
 from smyrf_jax.clustering import Clustering, cluster_of_tokens
+from smyrf_jax.clustering.clustering import first_slots
+from smyrf_jax.clustering.local import kept_in_windows
 from smyrf_jax.far_field import FarField
 from smyrf_jax.floats import finite_min, float32_at_least
 from smyrf_jax.merging import merge_attention
@@ -136,7 +138,7 @@ def attend_in_clusters(
         return empty_attention(query, value)
     scale = jnp.asarray(scale, float32_at_least(query.dtype))
     if mask is not None and not complete:
-        clustering = _leave_out(clustering, mask, key.shape[-3])
+        clustering = _leave_out(clustering, mask, key.shape[-3], window)
     far = None
     if far_field is not None:
         keys, values = (repeat_heads(array, query.shape[-2]) for array in (key, value))
@@ -175,10 +177,13 @@ def _check_clustering(query: Array, clustering: Clustering) -> None:
         )
 
 
-def _leave_out(clustering: Clustering, mask: Array, num_keys: int) -> Clustering:
+def _leave_out(clustering: Clustering, mask: Array, num_keys: int, window: int | None) -> Clustering:
     """The clustering with the slots of masked keys empty."""
     order = clustering.key_order
     kept = jnp.broadcast_to(mask[..., 0, :], (*order.shape[:-3], num_keys))
+    if window is not None:
+        in_slots = kept_in_windows(kept, *clustering.query_order.shape[-2:], window=window)
+        return clustering._replace(key_order=jnp.where(in_slots[..., None, :, :], order, num_keys))
     take = take_rows
     for _ in range(order.ndim - 3):
         take = jax.vmap(take)
@@ -186,13 +191,10 @@ def _leave_out(clustering: Clustering, mask: Array, num_keys: int) -> Clustering
 
 
 def _each_key_in_one(clustering: Clustering, num_keys: int) -> Clustering:
-    """The clustering with a key that several clusters of a round share in one of them alone."""
+    """The clustering with a key that several clusters of a round share in the first of them alone."""
     order = clustering.key_order
-    of_key = jnp.pad(cluster_of_tokens(order, num_keys), [(0, 0)] * (order.ndim - 2) + [(0, 1)])
-    slots = order.reshape(*order.shape[:-2], -1)
-    its_cluster = jnp.take_along_axis(of_key, slots, axis=-1).reshape(order.shape)
-    cluster = jax.lax.broadcasted_iota(jnp.int32, order.shape, order.ndim - 2)
-    return clustering._replace(key_order=jnp.where(its_cluster == cluster, order, num_keys))
+    once = first_slots(order.reshape(*order.shape[:-2], -1), num_keys)
+    return clustering._replace(key_order=once.reshape(order.shape))
 
 
 def _own_position(

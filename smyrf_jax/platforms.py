@@ -122,6 +122,10 @@ def _run(
         platform = (
             platform if platform == "cpu" else ""
         )  # what jax.export knows as a symbol is no grid's size
+    if platform == "tpu":
+        # Mosaic's kernels know no numbers of 64 bits. Where arrays have none, no constant does either.
+        wide = any(leaf.dtype.itemsize == 8 for leaf in leaves)
+        platform, x64 = ("", x64) if wide else (platform, False)
     call: Call = dict(calls)[platform]
 
     def function(*leaves: ArrayLike) -> list[Any]:

@@ -91,9 +91,23 @@ def places_by_sorting(order: Int[Array, "*A Q"], length: int, complete: bool) ->
     tokens = jnp.concatenate([order, every], axis=-1)
     slot = jnp.concatenate([slot, jnp.full_like(every, slots)], axis=-1)
     tokens, slot = _sorted_pairs(tokens, slot, slots, length)
-    before = jnp.pad(tokens[..., :-1], [(0, 0)] * (order.ndim - 1) + [(1, 0)], constant_values=-1)
-    tokens = jnp.where(tokens != before, tokens, length)
-    return _sorted_pairs(tokens, slot, slots, length)[1][..., :length]
+    return _sorted_pairs(_first_of_each(tokens, length), slot, slots, length)[1][..., :length]
+
+
+def first_slots(order: Int[Array, "*A Q"], length: int) -> Int[Array, "*A Q"]:
+    """The order with each token in the first of its slots alone; `length` marks an empty slot."""
+    slots = order.shape[-1]
+    if not slots or order.size == 0:
+        return order
+    slot = jax.lax.broadcasted_iota(jnp.int32, order.shape, order.ndim - 1)
+    tokens, slot = _sorted_pairs(order, slot, slots, length)
+    return _sorted_pairs(slot, _first_of_each(tokens, length), length, slots)[1]
+
+
+def _first_of_each(tokens: Array, length: int) -> Array:
+    """Sorted tokens, with `length` in place of those that are like the one before."""
+    before = jnp.pad(tokens[..., :-1], [(0, 0)] * (tokens.ndim - 1) + [(1, 0)], constant_values=-1)
+    return jnp.where(tokens != before, tokens, length)
 
 
 def _sorted_pairs(tokens: Array, slot: Array, slots: int, length: int) -> tuple[Array, Array]:

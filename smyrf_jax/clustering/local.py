@@ -38,6 +38,26 @@ def local_clustering(shape: tuple[int, ...], num_queries: int, num_keys: int, *,
     return Clustering(*(jnp.broadcast_to(order, (*shape, 1, *order.shape)) for order in (queries, keys)))
 
 
+def kept_in_windows(
+    kept: Bool[Array, "*A S"], num_clusters: int, size: int, *, window: int
+) -> Bool[Array, "*A L K"]:
+    """Whether the keys of each slot of `local_clustering` are kept. Runs of the mask: nothing is looked up.
+
+    num_clusters: L.
+    size: queries a cluster.
+    """
+    slots = size + window - 1
+    before, length = window // 2, kept.shape[-1]
+    runs = -(-slots // size)
+    after = max(0, (num_clusters + runs - 1) * size - before - length)
+    padded = jnp.pad(kept, [(0, 0)] * (kept.ndim - 1) + [(before, after)])
+    parts = [
+        padded[..., run * size : (run + num_clusters) * size].reshape(*kept.shape[:-1], num_clusters, size)
+        for run in range(runs)
+    ]
+    return jnp.concatenate(parts, axis=-1)[..., :slots]
+
+
 def local_places(
     length: int, slots: int, num_clusters: int, *, size: int, keys: int, before: int
 ) -> Int[Array, "P T"]:

@@ -9,6 +9,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int
 
+from smyrf_jax.clustering.clustering import places_of
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +70,11 @@ class Nodes:
         bounds = self.clusters(self.depth)
         if isinstance(bounds, np.ndarray):
             return tokens[:, np.flatnonzero(np.diff(bounds[0])), :]
-        nodes = bounds.shape[-1] - 1
+        cluster = jnp.where(jnp.diff(bounds) > 0, bounds[:, :-1], self.num_clusters)
+        node = places_of(cluster[..., None], self.num_clusters)  # `nodes` where no node has the cluster
 
-        def of_tree(tokens: Array, bounds: Array) -> Array:
-            cluster = jnp.where(jnp.diff(bounds) > 0, bounds[:-1], self.num_clusters)
-            node = jnp.full(self.num_clusters, nodes, jnp.int32)
-            node = node.at[cluster].set(jnp.arange(nodes, dtype=jnp.int32), mode="drop")
+        def of_tree(tokens: Array, node: Array) -> Array:
             return tokens.at[node].get(mode="fill", fill_value=empty)
 
-        leaves: Array = jax.vmap(of_tree)(tokens, bounds)
+        leaves: Array = jax.vmap(of_tree)(tokens, node)
         return leaves

@@ -40,7 +40,10 @@ class Canopy(ContentBased):
     def __post_init__(self) -> None:
         check_positive(num_trees=self.num_trees, cluster_size=self.cluster_size)
         if self.means_per_cluster != 0:
-            check_power_of_two(means_per_cluster=self.means_per_cluster)
+            try:
+                check_power_of_two(means_per_cluster=self.means_per_cluster)
+            except ValueError as error:
+                raise ValueError(f"{error} (0: what lies outside does not count.)") from None
 
     def parts(
         self, query: Array, key: Array, mask: Array | None, rng: Array, query_mask: Array | None = None

@@ -148,11 +148,12 @@ def test_sums_by_kind_and_by_source(found):
 def test_programs_of_tpus_hold_kernels_and_no_scatters():
     """Attention and its gradients, by the compilers of four chips; about 8 minutes."""
     rows = programs_of_tpus("v3", "v4", "v5e", "v6e")
-    assert len(rows) == 5 * 13
+    assert len(rows) == 5 * 17
     failed = [row for row in rows if "error" in row]
     assert not failed, failed
     assert not [row for row in rows if row["scatters"]]
-    assert not [row for row in rows if not row["kernels"]]
+    # What kernels cannot do, numbers of 64 bits, XLA does.
+    assert not [row for row in rows if bool(row["kernels"]) == (row["dtype"] == "float64")]
 
 
 @pytest.mark.slow

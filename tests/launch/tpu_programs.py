@@ -36,6 +36,10 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "clusters of no whole tiles": {"method": Smyrf(1, 600), "shape_of": (1, 24000, 1, 32)},
     "small clusters": {"method": Canopy(2, 8, 2), "shape_of": (1, 1000, 1, 64)},
     "padded, masked": {"method": Smyrf(2, 64), "shape_of": (1, 1000, 2, 32), "masked": True},
+    "masked local": {"method": Local(64), "masked": True},
+    "masked alike": {"method": Canopy(2, 64, 4), "masked": "alike"},
+    "float64": {"method": Canopy(1, 64, 4), "dtype": "float64"},
+    "float32 of programs with 64 bits": {"method": Canopy(1, 64, 4), "x64": True},
     "float16": {"method": Canopy(1, 64, 4), "dtype": "float16"},
 }
 
@@ -44,14 +48,33 @@ SHARDED = {"samples": PartitionSpec("x"), "heads": PartitionSpec(None, None, "x"
 EXCHANGES = r"= \S+ (all-gather|all-to-all|collective-permute|all-reduce)(-start)?\("
 
 
-def compiled(where: Any, dtype: str, shape_of: Any = SHAPE, masked: bool = False, **options: Any) -> str:
-    """The program for output and gradients."""
+def compiled(
+    where: Any,
+    dtype: str,
+    shape_of: Any = SHAPE,
+    masked: bool | str = False,
+    x64: bool = False,
+    **options: Any,
+) -> str:
+    """The program for output and gradients.
+
+    masked: by a mask of keys; "alike": of queries too.
+    x64: as with JAX_ENABLE_X64.
+    """
+    if x64 or dtype == "float64":
+        with jax.enable_x64(True):
+            return _compiled(where, dtype, shape_of, masked, **options)
+    return _compiled(where, dtype, shape_of, masked, **options)
+
+
+def _compiled(where: Any, dtype: str, shape_of: Any, masked: bool | str, **options: Any) -> str:
 
     def shape(of: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(of, dtype, sharding=where)
 
     def loss(query: Any, key: Any, value: Any, mask: Any = None) -> Any:
-        output: Any = attention(query, key, value, mask=mask, **options)
+        query_mask = mask if masked == "alike" else None
+        output: Any = attention(query, key, value, mask=mask, query_mask=query_mask, **options)
         return jnp.sum(output.astype(jnp.float32) ** 2), output
 
     arrays = [shape(shape_of, dtype)] * 3

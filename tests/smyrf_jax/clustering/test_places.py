@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smyrf_jax import local_clustering
-from smyrf_jax.clustering.clustering import cluster_of_places, places_by_sorting, places_of
+from smyrf_jax.clustering.clustering import cluster_of_places, first_slots, places_by_sorting, places_of
 from smyrf_jax.clustering.halving import _by_counting, _by_sorting
 from smyrf_jax.clustering.local import local_places
 
@@ -62,6 +62,18 @@ def test_orders_may_be_mapped_over():
     order = order_of(21, 24, 17)
     sort = functools.partial(places_by_sorting, length=21, complete=False)
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.vmap(sort)))(order), places_in(order, 21))
+
+
+@pytest.mark.parametrize(("length", "slots"), [(9, 40), (1, 5), (60, 40), (70_000, 70_500)])
+def test_a_token_in_the_first_of_its_slots_alone(length, slots):
+    order = np.random.default_rng(0).integers(0, length + 1, (2, slots), np.int32)
+    expected = order.copy()
+    for row in expected:
+        seen = set()
+        for slot, token in enumerate(row):
+            row[slot] = length if token in seen else token
+            seen.add(token)
+    np.testing.assert_array_equal(jax.jit(first_slots, static_argnums=1)(order, length), expected)
 
 
 @pytest.mark.parametrize("window", [1, 7, 64, 300])
