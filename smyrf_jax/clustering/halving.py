@@ -115,8 +115,8 @@ def halve_clusters(
 ) -> Int[Array, "A pieces size"]:
     """Cuts each cluster into 2^times pieces of like vectors, whose sizes differ by one at most.
 
-    Each piece is halved along its own direction: what one step of power iteration makes of its first vector
-    (on TPUs that of its lowest token: the same where clusters are sorted).
+    Each piece is halved along its own direction: what one step of power iteration makes of the vector of its
+    lowest token (on CPUs of its first, which is the same where the tokens of clusters come in their order).
     No gradient flows through the pieces.
 
     Args:
@@ -149,7 +149,8 @@ def _pieces_by_levels(times: int, complete: bool, vectors: Array, order: Array) 
         empty = not complete or order.shape[1] * order.shape[2] != length
         rows = take_rows_of_each(vectors, order, empty=empty)
         count = jnp.sum(order < length, axis=-1, dtype=jnp.int32)
-        direction = power_step(rows, rows[..., 0, :], count)
+        start: Array = jax.lax.platform_dependent(rows, order, cpu=_first_row, default=_lowest_row)
+        direction = power_step(rows, start, count)
         order = halves(
             order,
             jnp.einsum("alcd,ald->alc", rows, direction),
@@ -158,6 +159,16 @@ def _pieces_by_levels(times: int, complete: bool, vectors: Array, order: Array) 
             length=length,
         )
     return order
+
+
+def _first_row(rows: Array, order: Array) -> Array:
+    return rows[..., 0, :]
+
+
+def _lowest_row(rows: Array, order: Array) -> Array:
+    """The row of each piece's lowest token: sorting along a direction has moved it."""
+    lowest = order == jnp.min(order, axis=-1, keepdims=True)
+    return jnp.sum(jnp.where(lowest[..., None], rows, 0), axis=-2)  # empty pieces: rows of zeros
 
 
 def pieces_by_kernel(

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import Canopy, Local, Smyrf, attention
+from smyrf_jax import Canopy, Local, Scatterbrain, Smyrf, attention, platforms
 from smyrf_jax.platforms import Call, by_platform, result
 from tests.smyrf_jax.promises.programs import untyped
+from tests.smyrf_jax.reference import arrays_of
 
 X = jnp.ones((2, 64, 1, 8))
 
@@ -85,3 +86,26 @@ def test_kernels_are_lowered_in_double_precision_mode():
     with jax.enable_x64(True):
         lowered = jax.jit(lambda x: attention(x, x, x, method=Canopy(1, 16, 4))).trace(X)
         assert "tpu_custom_call" in lowered.lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize(
+    "method", [Smyrf(2, 16), Canopy(1, 16, 4), Canopy(2, 16, 2), Scatterbrain(2, 16, 8)], ids=str
+)
+def test_what_accelerators_run_clusters_as_cpus_do(method, monkeypatch):
+    """The forms of GPUs, run here: the same clusters and pieces, so the same output up to rounding."""
+    length = 157
+    arrays = arrays_of((2, length, length, 2, 8, 8))
+    mask = jnp.arange(length)[None] < jnp.array([length, 101])[:, None]
+    mask = mask[:, None, None]
+
+    def run():
+        attend = jax.jit(lambda *arrays: attention(*arrays, method=method, mask=mask, query_mask=mask))
+        return attend(*arrays)
+
+    on_cpu = run()
+    run_for = platforms._run
+    jax.clear_caches()  # of what was traced for CPUs, and below of what was not
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, default, **_: default(*arrays))
+    monkeypatch.setattr(platforms, "_run", lambda platform, *leaves, **of: run_for("", *leaves, **of))
+    np.testing.assert_allclose(run(), on_cpu, rtol=1e-4, atol=1e-5)
+    jax.clear_caches()
