@@ -1,8 +1,6 @@
 """From a config to networks, optimisers, steps and data: what the entry points share."""
 
 import functools
-import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,8 +17,9 @@ from biggan.sources import open_source
 from biggan.state import GANState, init_state
 from biggan.train_step import GAN
 from smyrf_jax import method_from_config
-from training.checkpoint import restore_latest
+from training.checkpoint import latest_config, restore_latest
 from training.parallel import AXIS
+from training.workdir import read_config as workdir_config
 
 # How the names of the config's fields begin that decide what arrays a state has.
 STATE_FIELDS = ("generator.", "discriminator.", "ema.")
@@ -105,16 +104,19 @@ def build_data(
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config that a run in `workdir` was started with.
+    """The config that a run in `workdir` was started with: of config.json, else of the newest checkpoint.
 
     Raises:
         FileNotFoundError: there is no run.
     """
-    path = os.path.join(workdir, "config.json")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"--workdir={workdir!r} holds no run: there is no {path!r}.")
-    with open(path) as file:
-        return ml_collections.ConfigDict(json.load(file))
+    plain = workdir_config(workdir)
+    if plain is None:
+        plain = latest_config(workdir)
+    if plain is None:
+        raise FileNotFoundError(
+            f"--workdir={workdir!r} holds no run: there is no checkpoint, nor a config.json that can be read."
+        )
+    return ml_collections.ConfigDict(plain)
 
 
 def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | None = None) -> GANState:

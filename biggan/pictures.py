@@ -1,12 +1,14 @@
 """Grids of images, as PNG."""
 
+import io
 import math
-import os
 
 import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 from PIL import Image
+
+from training.files import write_whole
 
 
 def to_uint8(images: Float[Array | np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
@@ -23,10 +25,11 @@ def save_grid(images: UInt8[np.ndarray, "B H W 3"], path: str, columns: int | No
     for index, image in enumerate(images):
         top, left = (2 + place * (height + 2) for place in divmod(index, columns))
         grid[top : top + height, left : left + width] = image
-    _save(Image.fromarray(grid), path)
+    save_picture(grid, path)
 
 
-def _save(image: Image.Image, path: str) -> None:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    image.save(f"{path}.part", format="PNG")
-    os.replace(f"{path}.part", path)  # a reader never sees half a picture
+def save_picture(pixels: UInt8[np.ndarray, "H W 3"], path: str) -> None:
+    """A PNG that nobody ever sees half."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    write_whole(path, file.getvalue())

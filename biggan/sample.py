@@ -4,11 +4,10 @@ import os
 
 import jax
 from absl import app, flags, logging
-from PIL import Image
 from tqdm import tqdm
 
 from biggan.experiment import build_gan, build_state, read_config, restore_state
-from biggan.pictures import save_grid
+from biggan.pictures import save_grid, save_picture
 from biggan.sampling import Sampler, standing_statistics
 from biggan.torch_weights import from_state_dict, read_state_dict
 
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> None:
     folder = _OUT.value or os.path.join(_WORKDIR.value, f"sampled_{name}_seed{_SEED.value}")
     save_grid(images, os.path.join(folder, "grid.png"))
     for index, image in enumerate(tqdm(images, desc="writing", unit="image")):
-        Image.fromarray(image).save(os.path.join(folder, f"{index:05d}.png"))
+        save_picture(image, os.path.join(folder, f"{index:05d}.png"))
     print(f"{len(images)} images and {os.path.join(folder, 'grid.png')}")
 
 

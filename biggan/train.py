@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 from absl import flags
+from etils import epath
 
 from biggan.data import Readable
 from biggan.experiment import STATE_FIELDS, build_data, build_gan, build_state, images_per_step
@@ -19,13 +20,15 @@ from biggan.sampling import Sampler
 from biggan.state import GANState
 from training import command, loop
 from training.curves import save_curves
+from training.files import path_of
 from training.parallel import local_devices
+from training.task import Task
 from training.writers import MetricWriter
 
 _CONTINUE = flags.DEFINE_bool("continue_finished", False, "train a finished run for num_steps more.")
 
 
-class GANTask(loop.Task):
+class GANTask(Task):
     """A GAN's training; at intervals it draws samples and curves."""
 
     unit = "images"
@@ -66,7 +69,8 @@ class GANTask(loop.Task):
         return [f"Skipped ({count} so far): {message}" for message in list(skipped.values())[before:]]
 
     def results(self) -> dict[str, str]:
-        grids = sorted(os.listdir(self._samples)) if os.path.isdir(self._samples) else []
+        folder = epath.Path(self._samples)
+        grids = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
         samples = {"samples": os.path.join(self._samples, grids[-1])} if grids else {}
         return samples | {"curves": os.path.join(self._workdir, "curves.png")}
 
@@ -96,7 +100,7 @@ def train(
         ValueError: the config has no meaning, or does not fit the checkpoint.
         FloatingPointError: a loss or gradient is not finite; names the step.
     """
-    workdir = os.path.abspath(workdir)
+    workdir = str(path_of(workdir))
     devices = list(devices or jax.devices())
     return loop.train(GANTask(config, workdir, devices), config, workdir, devices, continue_finished)
 

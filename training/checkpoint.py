@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,9 +10,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from jax.experimental import multihost_utils
 
+from training.files import path_of
 from training.processes import is_first
+
+
+class UnsavedError(Exception):
+    """A checkpoint could not be written; names it, and why."""
 
 
 class DamagedCheckpointError(Exception):
@@ -45,6 +51,7 @@ class Checkpoints:
 
     max_to_keep: the newest ones. keep_period: every step that it divides is kept besides; None: none.
     state_fields: how the names of the config's fields begin that can change what arrays a state has.
+    read_only: neither saves nor tidies up.
     """
 
     def __init__(
@@ -53,28 +60,69 @@ class Checkpoints:
         max_to_keep: int = 3,
         keep_period: int | None = None,
         state_fields: tuple[str, ...] = ("",),
+        read_only: bool = False,
     ):
         self.directory = directory
         self._state_fields = state_fields
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             keep_period=keep_period,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,  # a run may be saving what others look at
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(directory, options=options)
+        self._saving: int | None = None
+        self._unsaved: list[str] = []
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
         return self._manager.latest_step()
 
     def save(self, state: Any, progress: Progress) -> int:
-        """Starts to save a state of NumPy arrays; returns its step. Saves no step twice."""
+        """Starts to save a state of NumPy arrays; returns its step. Saves no step twice.
+
+        What fails is told by `unsaved`, and by `wait`.
+        """
+        self._settle()
         step = int(state.step)
         if step != self._manager.latest_step():
             beside = dataclasses.asdict(progress) | {"arrays": _arrays(state), "digests": _digests(state)}
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
-            self._manager.save(step, args=items)
+            self._saving = step
+            try:
+                self._manager.save(step, args=items)
+            except Exception as error:  # of a disk: orbax has many
+                self._failed(error)
         return step
+
+    def unsaved(self) -> list[str]:
+        """A line for each save that has failed since the last call. Waits for none."""
+        if not self._manager.is_saving_in_progress():
+            self._settle()
+        found, self._unsaved = self._unsaved, []
+        return found
+
+    def _settle(self) -> None:
+        """Until what was started is on disk, or has failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # of the thread that saves
+            self._failed(error)
+        self._saving = None
+
+    def _failed(self, error: Exception) -> None:
+        step, self._saving = self._saving, None
+        self._manager.reload()
+        if is_first():  # it may be what fills the disk
+            for part in epath.Path(self.directory).glob(f"{step}.orbax-checkpoint-tmp*"):
+                part.rmtree(missing_ok=True)
+        latest = self._manager.latest_step()
+        # Without the names of files in files, which orbax has many of.
+        why = re.sub(r'"[^"]*"', '"..."', " ".join(str(error).split()))[:300]
+        self._unsaved.append(
+            f"checkpoint {step} could not be written to {self.directory}: {why.rstrip('.')}. "
+            f"The last one is {'none' if latest is None else f'that of step {latest}'}."
+        )
 
     def _read(self, step: int, **items: Any) -> Any:
         """Items of a checkpoint. Whatever orbax says of what it finds there, the step is named."""
@@ -123,6 +171,15 @@ class Checkpoints:
             )
         return None
 
+    def newest_config(self) -> dict[str, Any] | None:
+        """The config of the newest checkpoint that can be read; None: there is none."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self.progress(step).config
+            except DamagedCheckpointError:
+                continue
+        return None
+
     def set_aside(self, step: int) -> list[str]:
         """Moves the checkpoints after a step out of the way, into a folder of their own; returns where to."""
         self.wait()
@@ -132,8 +189,9 @@ class Checkpoints:
                 target = f"{self.directory}.damaged/{newer}"
                 moved.append(target)
                 if is_first():
-                    os.makedirs(os.path.dirname(target), exist_ok=True)
-                    os.replace(os.path.join(self.directory, str(newer)), _free(target))
+                    free = _free(epath.Path(target))
+                    free.parent.mkdir(parents=True, exist_ok=True)
+                    (epath.Path(self.directory) / str(newer)).rename(free)
         multihost_utils.sync_global_devices("checkpoints set aside")
         self._manager.reload()
         return moved
@@ -174,11 +232,14 @@ class Checkpoints:
         return state
 
     def wait(self) -> None:
-        """Until what was started is on disk."""
-        self._manager.wait_until_finished()
+        """Until what was started is on disk. Raises UnsavedError for what `unsaved` has not told."""
+        self._settle()
+        if self._unsaved:
+            raise UnsavedError(" ".join(self.unsaved()))
 
     def close(self) -> None:
         """Waits, and lets go."""
+        self._settle()
         self._manager.close()
 
 
@@ -199,13 +260,13 @@ def restore_latest(
         DamagedCheckpointError: it cannot be read; step None: none can.
         ValueError: the arrays differ; names the fields that do.
     """
-    directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+    directory = path_of(workdir) / "checkpoints"
     which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-    missing = FileNotFoundError(f"there is {which} in {directory!r}.")
+    missing = FileNotFoundError(f"there is {which} in {str(directory)!r}.")
     # Before the manager is made, which makes the folder.
-    if not os.path.isdir(directory if step is None else os.path.join(directory, str(step))):
+    if not (directory if step is None else directory / str(step)).is_dir():
         raise missing
-    checkpoints = Checkpoints(directory, state_fields=state_fields)
+    checkpoints = Checkpoints(str(directory), state_fields=state_fields, read_only=True)
     try:
         if step is not None:
             return checkpoints.restore(step, template, config)
@@ -215,6 +276,18 @@ def restore_latest(
         for error in restored.damaged:
             logging.warning("%s The one before it is taken.", error)
         return restored.state
+    finally:
+        checkpoints.close()
+
+
+def latest_config(workdir: str) -> dict[str, Any] | None:
+    """The config in the newest checkpoint of the run in `workdir` that can be read; None: there is none."""
+    directory = path_of(workdir) / "checkpoints"
+    if not directory.is_dir():
+        return None
+    checkpoints = Checkpoints(str(directory), read_only=True)
+    try:
+        return checkpoints.newest_config()
     finally:
         checkpoints.close()
 
@@ -236,11 +309,11 @@ def _digests(state: Any) -> dict[str, str]:
     }
 
 
-def _free(path: str) -> str:
+def _free(path: epath.Path) -> epath.Path:
     """The path, or with a number behind it, where nothing is yet."""
     number, free = 1, path
-    while os.path.exists(free):
-        number, free = number + 1, f"{path}.{number}"
+    while free.exists():
+        number, free = number + 1, epath.Path(f"{path}.{number}")
     return free
 
 

@@ -1,11 +1,14 @@
 """Curves of metrics, as PNG."""
 
-import json
+import io
 import math
 from collections.abc import Mapping
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from training.files import write_whole
+from training.writers import read_rows
 
 
 def save_curves(metrics_path: str, path: str, panels: Mapping[str, str], log: tuple[str, ...] = ()) -> None:
@@ -14,8 +17,7 @@ def save_curves(metrics_path: str, path: str, panels: Mapping[str, str], log: tu
     panels: part of a metric's name -> the label of the panel that shows all metrics with that part.
     log: the parts whose panel has a logarithmic axis.
     """
-    with open(metrics_path) as file:
-        rows = [json.loads(line) for line in file]
+    rows, _ = read_rows(metrics_path)
     figure = Figure(figsize=(9, 3.5 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -33,4 +35,6 @@ def save_curves(metrics_path: str, path: str, panels: Mapping[str, str], log: tu
             if part in log:
                 axes.set_yscale("log")
     grid[-1].set_xlabel("step")
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
+    write_whole(path, picture.getvalue())

@@ -1,9 +1,11 @@
 """Several processes that train one run: how they find each other, and who speaks for all."""
 
+import sys
 from typing import Any
 
 import jax
 from absl import flags
+from tqdm import tqdm
 
 # Seconds after which a process that gives no sign of life is given up, and the others end.
 _HEARTBEAT = 30
@@ -52,3 +54,13 @@ def connect(
 def is_first() -> bool:
     """Whether this process writes what a run leaves, and speaks: one of them does."""
     return jax.process_index() == 0
+
+
+def say(message: str, every_process: bool = False) -> None:
+    """A line to stdout that does not break the progress bar: of the first process, or of every one."""
+    if not is_first():
+        if not every_process:
+            return
+        message = f"Process {jax.process_index()}: {message}"
+    tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()

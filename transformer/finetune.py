@@ -25,7 +25,10 @@ from jaxtyping import Key, PyTree
 from smyrf_jax import Method, method_from_config
 from training import command, loop
 from training.curves import save_curves
+from training.files import path_of, write_whole
 from training.parallel import AXIS, local_devices
+from training.processes import say
+from training.task import Task
 from training.writers import MetricWriter
 from transformer.buckets import Encoded, batches, encode
 from transformer.classifier import Classifier
@@ -164,7 +167,7 @@ def methods_of(config: ml_collections.ConfigDict) -> dict[str, Method]:
     return methods
 
 
-class FinetuneTask(loop.Task):
+class FinetuneTask(Task):
     """A classifier's training; at intervals it is tried on the validation texts, and tested at the end."""
 
     unit = "texts"
@@ -251,10 +254,8 @@ class FinetuneTask(loop.Task):
         panels = {"loss": "loss", "grad_norm": "gradient norm", "validation": "validation"}
         save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("grad_norm",))
         if last:
-            path = self.results()["results"]
-            with open(f"{path}.part", "w") as file:
-                json.dump(self.test(state.params), file, indent=1)
-            os.replace(f"{path}.part", path)
+            results = json.dumps(self.test(state.params), indent=1)
+            write_whole(self.results()["results"], results.encode())
 
     def test(self, params: PyTree) -> dict[str, dict[str, dict[str, float]]]:
         """Tests parameters with every attention, and tells: attention -> file -> metric."""
@@ -266,7 +267,7 @@ class FinetuneTask(loop.Task):
                 found = metrics_of(model, params, self._encode(examples), metrics, size)
                 results[attention][name] = found
                 shown = " ".join(f"{metric}={value:.4f}" for metric, value in found.items())
-                loop.say(f"{name} ({len(examples.labels)} texts) with {attention} attention: {shown}")
+                say(f"{name} ({len(examples.labels)} texts) with {attention} attention: {shown}")
         return results
 
     def messages(self) -> list[str]:
@@ -298,7 +299,7 @@ def train(
             checkpoint does not fit it.
         FloatingPointError: the loss is not finite; names the step.
     """
-    workdir = os.path.abspath(workdir)
+    workdir = str(path_of(workdir))
     devices = list(devices or jax.devices())
     sizes = {"batch_size": config.batch_size, "evaluate.batch_size": config.evaluate.batch_size}
     for name, size in sizes.items():

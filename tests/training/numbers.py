@@ -22,6 +22,7 @@ from training import loop
 from training.checkpoint import restore_latest
 from training.parallel import AXIS
 from training.processes import connect_by_flags
+from training.task import Task
 
 BATCH = 16  # over all replicas
 
@@ -39,7 +40,7 @@ def step(state, batch, rng):
     return State(state.step + 1, values), {"mean": mean, "norm": jnp.linalg.norm(values)}
 
 
-class Numbers(loop.Task):
+class Numbers(Task):
     """Its batches are the numbers from 0 on.
 
     at_batch: called with the number of each batch, from 1 on. at_evaluation: called with the step.

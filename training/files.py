@@ -1,0 +1,39 @@
+"""Files of a run, on disks and in buckets (gs://), by etils.epath."""
+
+import os
+
+from etils import epath
+
+
+def path_of(path: str) -> epath.Path:
+    """The path, absolute on disks. `gs://` paths stay what they are."""
+    return epath.Path(path if is_remote(path) else os.path.abspath(path))
+
+
+def is_remote(path: str | epath.Path) -> bool:
+    """Whether a path names a bucket and no disk: files there can neither be locked nor appended to."""
+    return "://" in os.fspath(path) or os.fspath(path).startswith("/gs/")
+
+
+def write_whole(path: str | epath.Path, data: bytes) -> None:
+    """Writes a file that nobody ever sees half; makes its folder."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_remote(path):  # a bucket's objects appear when they are whole
+        path.write_bytes(data)
+        return
+    part = path.parent / f"{path.name}.part"
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def keep_aside(path: epath.Path) -> epath.Path:
+    """Copies a damaged file to a name of its own beside it, and says where to."""
+    number, copy = 1, path.parent / f"{path.name}.damaged"
+    while copy.exists():
+        number, copy = number + 1, path.parent / f"{path.name}.damaged.{number}"
+    write_whole(copy, path.read_bytes())
+    return copy
