@@ -62,7 +62,8 @@ def train(
             task.state_fields,
         )
         try:
-            state = _train(task, config, folder, devices, checkpoints, continue_finished, stop)
+            with _told_to_all():
+                state = _train(task, config, folder, devices, checkpoints, continue_finished, stop)
         finally:  # a save under way is finished also when something failed
             checkpoints.close()
     step = checkpoints.latest_step()
@@ -128,8 +129,8 @@ def _train(
 
 
 @contextlib.contextmanager
-def _explained(workdir: str) -> Iterator[None]:
-    """Says what to do about errors of the disk, and of other processes."""
+def _told_to_all() -> Iterator[None]:
+    """Where there are several processes, says what failed at once: what follows may wait for the others."""
     try:
         yield
     except Exception as error:
@@ -140,6 +141,15 @@ def _explained(workdir: str) -> Iterator[None]:
                 "from its last checkpoint.",
                 every_process=True,
             )
+        raise
+
+
+@contextlib.contextmanager
+def _explained(workdir: str) -> Iterator[None]:
+    """Says what to do about errors of the disk."""
+    try:
+        yield
+    except Exception as error:
         if not isinstance(error, OSError) or error.errno not in _OF_DISKS:
             raise
         if error.filename is not None and not str(error.filename).startswith(workdir):
