@@ -43,6 +43,7 @@ VISION = [
 ]
 # The reference implementations of Hugging Face's checkpoints and of ONNX.
 PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23"]
+GCS = ["gcsfs>=2026.2"]  # gs:// paths
 TEST = ["pytest>=9.0", "pytest-xdist[psutil]>=3.8", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
 
 ROOT = pathlib.Path(__file__).parent
@@ -86,12 +87,12 @@ setup(
     extras_require={
         "train": TRAIN,
         "data": DATA,
-        "tpu": ["jax[tpu]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10", *GCS],
         "cuda": ["jax[cuda12]>=0.10"],
         "bench": ["torch>=2.9", "matplotlib>=3.10"],
         "text": TEXT,
         "vision": VISION,
-        "test": [*TRAIN, *DATA, *TEXT, *VISION, *PARITY, *TEST],
-        "dev": [*TRAIN, *DATA, *TEXT, *VISION, *PARITY, *TEST, "ruff>=0.14", "mypy>=1.18"],
+        "test": [*TRAIN, *DATA, *TEXT, *VISION, *GCS, *PARITY, *TEST],
+        "dev": [*TRAIN, *DATA, *TEXT, *VISION, *GCS, *PARITY, *TEST, "ruff>=0.14", "mypy>=1.18"],
     },
 )

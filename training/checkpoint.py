@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from training.files import path_of
+from training.files import move_folder, path_of
 from training.processes import is_first
 
 
@@ -189,9 +189,7 @@ class Checkpoints:
                 target = f"{self.directory}.damaged/{newer}"
                 moved.append(target)
                 if is_first():
-                    free = _free(epath.Path(target))
-                    free.parent.mkdir(parents=True, exist_ok=True)
-                    (epath.Path(self.directory) / str(newer)).rename(free)
+                    move_folder(epath.Path(self.directory) / str(newer), _free(epath.Path(target)))
         multihost_utils.sync_global_devices("checkpoints set aside")
         self._manager.reload()
         return moved

@@ -37,3 +37,17 @@ def keep_aside(path: epath.Path) -> epath.Path:
         number, copy = number + 1, path.parent / f"{path.name}.damaged.{number}"
     write_whole(copy, path.read_bytes())
     return copy
+
+
+def move_folder(folder: epath.Path, target: epath.Path) -> None:
+    """Moves a folder; makes the one it is moved to. Buckets know objects alone, which are copied."""
+    if not is_remote(folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        return
+    for entry in list(folder.iterdir()):
+        if entry.is_dir():
+            move_folder(entry, target / entry.name)
+        else:
+            entry.copy(target / entry.name)
+    folder.rmtree(missing_ok=True)

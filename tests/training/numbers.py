@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from etils import epath
 from ml_collections import ConfigDict
 
 from training import loop
@@ -52,13 +53,14 @@ class Numbers(Task):
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: pathlib.Path | epath.Path,
         config: ConfigDict,
         num_devices: int,
         at_batch: Callable[[int], object] = lambda number: None,
         at_evaluation: Callable[[int], object] = lambda step: None,
     ):
-        self.path, self.config, self.num_devices = workdir / "evaluations.txt", config, num_devices
+        self.path = epath.Path(workdir) / "evaluations.txt"
+        self.config, self.num_devices = config, num_devices
         self.at_batch, self.at_evaluation = at_batch, at_evaluation
         self.evaluate_every = config.evaluate_every
         self.told = iter(["a message of the task"])
@@ -80,8 +82,8 @@ class Numbers(Task):
 
     def evaluate(self, state, writer, last):
         self.at_evaluation(int(state.step))
-        with open(self.path, "a") as file:
-            file.write(f"{int(state.step)} {'last' if last else 'on the way'}\n")
+        before = self.path.read_text() if self.path.exists() else ""
+        self.path.write_text(f"{before}{int(state.step)} {'last' if last else 'on the way'}\n")
 
     def messages(self):
         return list(self.told)
@@ -106,7 +108,11 @@ def make_config() -> ConfigDict:
 
 def rows(workdir):
     """The metrics on disk, without what depends on the clock."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return rows_of((workdir / "metrics.jsonl").read_text())
+
+
+def rows_of(text):
+    found = [json.loads(line) for line in text.splitlines()]
     return [{name: row[name] for name in ("step", "mean", "norm")} for row in found]
 
 
@@ -125,7 +131,7 @@ def main(argv: list[str]) -> None:
             os.kill(os.getpid(), flags.FLAGS.signal)
 
     devices = jax.devices()
-    task = Numbers(pathlib.Path(flags.FLAGS.workdir), config, len(devices), at_batch)
+    task = Numbers(epath.Path(flags.FLAGS.workdir), config, len(devices), at_batch)
     loop.train(task, config, flags.FLAGS.workdir, devices)
 
 
