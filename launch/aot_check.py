@@ -15,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import Any
 
 from launch import schedule
 
@@ -26,16 +25,16 @@ os.environ |= schedule.environment(os.environ["TPU_SCHEDULES"])
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
-from jax.experimental import topologies
 from ml_collections import config_flags
 
 from biggan.experiment import build_gan, build_state, images_per_step
 from biggan.parallel import parallel_step
 from biggan.train_step import Batch
+from launch.topology import parse
 from smyrf_jax.chips import compiling_for
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/.", lock_config=True)
-_TOPOLOGY = flags.DEFINE_string("topology", "v3:2x2", "of the slice: v2, v3, v4, v5e, v5p, v6e.")
+_TOPOLOGY = flags.DEFINE_string("topology", "v3:2x2", "of the slice; of several hosts: v5e:4x4, v4:2x2x2.")
 _JSON = flags.DEFINE_bool("json", False, "print one JSON line instead of text.")
 
 
@@ -47,8 +46,11 @@ def main(argv: list[str]) -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise app.UsageError("the TPU's compiler is not installed: pip install -e '.[tpu]'.")
     config = _CONFIG.value
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=_TOPOLOGY.value)
-    devices: list[Any] = list(topology.devices)
+    try:
+        topology = parse(_TOPOLOGY.value)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    devices = topology.devices()
     gan = build_gan(config)
     state = jax.eval_shape(lambda: build_state(config, gan))
     resolution = config.generator.resolution
@@ -64,8 +66,7 @@ def main(argv: list[str]) -> None:
     state, batch = jax.tree.map(of_all, (state, batch))
     rng = jax.eval_shape(lambda: jax.random.key(0))
     started = time.perf_counter()
-    chip = _TOPOLOGY.value.split(":")[0]
-    with compiling_for(chip):
+    with compiling_for(topology.chip):
         lowered = parallel_step(gan, devices).lower(state, batch, rng)
     try:
         compiled = lowered.compile()
@@ -79,13 +80,14 @@ def main(argv: list[str]) -> None:
     result = {
         "topology": _TOPOLOGY.value,
         "devices": len(devices),
+        "hosts": topology.num_hosts,
         "kind": devices[0].device_kind,
         "peak_gib": round(memory.peak_memory_in_bytes / 2**30, 3),
         "state_gib": round(memory.argument_size_in_bytes / 2**30, 3),
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3),
         "compile_seconds": round(seconds),
     }
-    found = schedule.read(str(compiled.as_text()), os.environ["TPU_SCHEDULES"], chip)
+    found = schedule.read(str(compiled.as_text()), os.environ["TPU_SCHEDULES"], topology.chip)
     result |= {
         "cycles": found.cycles,
         "milliseconds": round(found.seconds * 1e3, 1),
@@ -96,7 +98,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps(result))
     else:
         print(
-            f"{result['devices']} x {result['kind']} ({_TOPOLOGY.value}): the step fits. A core's peak is "
+            f"{result['devices']} x {result['kind']} ({_TOPOLOGY.value}, hosts: {result['hosts']}): the step "
+            f"fits. A device's peak is "
             f"{result['peak_gib']} GiB: {result['state_gib']} GiB of state and batch, "
             f"{result['temporary_gib']} GiB of temporaries. By the schedule a step takes "
             f"{found.cycles / 1e6:.0f} M cycles, {result['milliseconds']} ms, {result['attention']:.0%} "
