@@ -27,6 +27,7 @@ lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --strict smyrf_jax
+	$(VENV)/bin/shellcheck launch/*.sh
 
 # One file an extra, newer than setup.py, says that it is installed.
 $(VENV)/%: setup.py
