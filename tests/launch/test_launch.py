@@ -255,6 +255,12 @@ def test_a_slice_that_is_no_spot_slice_is_never_deleted(tmp_path):
     assert not play.calls("delete")
 
 
+def test_what_marks_a_stopped_run_is_what_training_says():
+    mark = "Asked to stop after step"
+    assert f'"{mark}"' in (ROOT / "launch" / "worker.sh").read_text()
+    assert any(mark in path.read_text() for path in (ROOT / "training").glob("*.py"))
+
+
 def test_a_worker_passes_signals_on_and_says_that_it_was_stopped(tmp_path):
     trap = "trap 'echo Asked to stop after step 5.; exit 0' TERM; echo ready; while true; do sleep 0.1; done"
     worker = subprocess.Popen(
