@@ -120,8 +120,8 @@ for flag in "$@"; do
   [[ $flag != --workdir* ]] || fail "Say WORKDIR=... in the environment instead of $flag."
 done
 if [[ $workdir != gs://* ]] && { [ "$hosts" -gt 1 ] || [ -n "$spot" ]; }; then
-  fail "Say WORKDIR=gs://bucket/folder: $accelerator${spot:+, spot,} has $hosts host(s), and all of them, those" \
-    "of a later slice too, should see the run's folder. WORKDIR is '$workdir'."
+  fail "Say WORKDIR=gs://bucket/folder: $accelerator${spot:+, spot,} has $hosts host(s), and all of them," \
+    "those of a later slice too, should see the run's folder. WORKDIR is '$workdir'."
 fi
 command=(.venv/bin/python -m biggan.train "--config=$config" "$@")
 [ -z "$workdir" ] || command+=("--workdir=$workdir")
@@ -211,7 +211,7 @@ until [ -e train.status ] || ! flock --nonblock train.lock true; do sleep 0.1; d
 }
 
 # ours: the run was seen to run, so that what has ended is its end. failures: since it last ran for long.
-ours='' failures=0 steady=0 mixed=0
+ours='' asked='' failures=0 steady=0 mixed=0
 failed() {
   ((++failures <= ${RESTARTS:-3})) && return
   show_logs 30 || true
@@ -223,13 +223,17 @@ while true; do
   case $slice in
     NONE)
       ours='' failures=0
-      ask || tell "The request was refused: see above. It is tried again in $poll s."
+      if ask; then
+        asked=1
+      else
+        [ -n "$asked" ] || fail "The request was refused: see above."
+        tell "The request was refused: see above. It is tried again in $poll s."
+      fi
       ;;
     LOST)
       [ -n "$spot" ] || fail "The slice is $found. launch/tpu.sh down $name $zone, then run again."
       tell "The slice is $found: it is given back, and asked for again."
       give_back || true
-      continue
       ;;
     ACTIVE)
       look_at_workers

@@ -27,6 +27,7 @@ next() { # the next state of a file, whose last one stays
 }
 case " $* " in
   *" queued-resources describe "*) next slice ;;
+  *" queued-resources create "*) [ ! -e "$PLAY/refused" ] || exit 1 ;;
   *" queued-resources delete "*)
     for folder in "$PLAY"/worker*; do
       if [ -e "$folder/smyrf/train.pid" ]; then kill "$(cat "$folder/smyrf/train.pid")" 2>/dev/null; fi
@@ -247,6 +248,12 @@ def test_what_always_fails_ends_with_its_log(tmp_path):
     assert "worker0: no such folder" in result.stdout
     assert "failed 2 times" in result.stderr
     assert not play.calls("create")
+
+
+def test_a_request_that_is_refused_ends(tmp_path):
+    play = Play(tmp_path, 1, ["NONE"], ["READY"], [])
+    (tmp_path / "refused").touch()
+    assert "refused" in play("run", "smyrf", "us-a", "configs/quickstart.py", status=1).stderr
 
 
 def test_a_slice_that_is_no_spot_slice_is_never_deleted(tmp_path):
