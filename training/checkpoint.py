@@ -16,6 +16,9 @@ from jax.experimental import multihost_utils
 from training.files import move_folder, path_of
 from training.processes import is_first
 
+# What orbax logs are tracebacks of its threads, and its options; what matters of them is told here in a line.
+logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+
 
 class UnsavedError(Exception):
     """A checkpoint could not be written; names it, and why."""

@@ -25,8 +25,6 @@ def run(train: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {argv[1:]}.")
         logging.set_verbosity(logging.WARNING)
-        # The loop tells of saves that fail in a line; orbax would add several tracebacks.
-        logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         # configs/name.py:argument has a folder of its own for every argument.
         name = os.path.basename(path).replace(".py", "").replace(":", "_")

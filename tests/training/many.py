@@ -30,8 +30,10 @@ def start(module, num_processes, devices, *flags, of_each=()):
             # A process is not to run what another one compiled.
             "JAX_ENABLE_COMPILATION_CACHE": "0",
         }
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+        out = subprocess.PIPE
+        processes.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out, text=True)
+        )
     return processes
 
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -125,8 +126,10 @@ def main(argv: list[str]) -> None:
     connect_by_flags()
     config = make_config()
     config.checkpoint.every = flags.FLAGS.every
+    config.num_steps, config.width = flags.FLAGS.num_steps, flags.FLAGS.width
 
     def at_batch(number: int) -> None:
+        time.sleep(flags.FLAGS.seconds)
         if number == flags.FLAGS.at:
             os.kill(os.getpid(), flags.FLAGS.signal)
 
@@ -139,5 +142,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "of the run.", required=True)
     flags.DEFINE_integer("signal", 0, "that this process sends to itself.")
     flags.DEFINE_integer("at", 0, "the batch at which it does.")
+    flags.DEFINE_integer("num_steps", 6, "of the run.")
+    flags.DEFINE_integer("width", 3, "of the state.")
+    flags.DEFINE_float("seconds", 0.0, "that each batch takes.")
     flags.DEFINE_integer("every", 2, "steps from one checkpoint to the next.")
     app.run(main)
