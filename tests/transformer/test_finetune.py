@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from configs import glue_bert_smyrf, imdb_minilm_smyrf
+from configs import glue_bert_smyrf
+from tests.training.many import ended, start
+from tests.transformer.run import tiny_config, write_reviews
 from training.checkpoint import Checkpoints
 from transformer import finetune
 from transformer.buckets import Encoded
@@ -27,34 +29,10 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 ONE = jax.devices()[:1]
 
 
-def write_reviews(path, number):
-    """Reviews of one good or bad word among neutral ones, every fourth of them five times over."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(number):
-        words = rng.choice(
-            ["film", "plot", "the", "a", "was", "is", "it", "cat", "dog", "sat"], 6 + i % 5
-        ).tolist()
-        words[rng.integers(6)] = rng.choice(("good", "fine", "great") if i % 2 else ("bad", "poor", "awful"))
-        rows.append(f"{' '.join(words * (5 if i % 8 < 2 else 1))},{i % 2}")
-    path.write_text("\n".join(["text,label", *rows]))
-
-
 @pytest.fixture
 def config(tiny_checkpoint, tmp_path):
-    config = imdb_minilm_smyrf.get_config()
-    config.init = str(tiny_checkpoint)
-    config.batch_size = 8
-    config.num_steps = 6
-    config.data.path = str(tmp_path / "reviews.csv")
-    config.data.length = 48
-    config.data.train_size, config.data.test_size, config.data.validation_size = 0, 37, 8
-    config.attentions.smyrf.update(num_hashes=2, cluster_size=4)
-    config.optimizer.learning_rate = 1e-2
-    config.evaluate.update(every=3, batch_size=16)
-    config.checkpoint.every, config.log_every = 2, 1
     write_reviews(tmp_path / "reviews.csv", 400)
-    return config
+    return tiny_config(tiny_checkpoint, tmp_path / "reviews.csv")
 
 
 def params_in(workdir):
@@ -297,3 +275,22 @@ def test_the_command(config, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "test (4 texts) with 32 attention: accuracy=" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_processes_are_one_with_as_many_devices(tiny_checkpoint, tmp_path):
+    """With dropout and hashing; one of them tests and writes."""
+    write_reviews(tmp_path / "reviews.csv", 400)
+    flags = [f"--init={tiny_checkpoint}", f"--reviews={tmp_path / 'reviews.csv'}"]
+    for name, num_processes, devices in (("several", 2, 1), ("one", 1, 2)):
+        workdir = f"--workdir={tmp_path / name}"
+        for status, _, errors in ended(
+            start("tests.transformer.run", num_processes, devices, workdir, *flags), 600
+        ):
+            assert status == 0, errors[-3000:]
+    several, one = (params_in(tmp_path / name) for name in ("several", "one"))
+    assert several[1] == one[1] == 6
+    chex.assert_trees_all_close(several[0], one[0], rtol=1e-5, atol=1e-7)
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("several", "one")]
+    assert results[0] == results[1]
