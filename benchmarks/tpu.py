@@ -267,6 +267,7 @@ def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> No
     fullest = max(axes[0], key=lambda axis: len(axis.lines))
     figure.legend(*fullest.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(RESULTS / "tpu.png", dpi=110)
+    plt.close(figure)
 
 
 def main(chips: list[str], only: str, anew: bool) -> None:
