@@ -2,7 +2,6 @@
 
 import io
 import json
-import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import flax.serialization
 import grain
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
-from biggan.sources import Element, ImageError, Photos, Source
+from biggan.images import Element, ImageError, too_small
+from biggan.sources import Photos, Source
 from training.photographs import middle_square, random_square
 
 
@@ -26,7 +27,7 @@ def resize(element: Element, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
     image = element["image"]
     height, width, _ = image.shape
     if min(height, width) < resolution:
-        raise ImageError(f"the image {element['name']} is {height}x{width}, smaller than {resolution}.")
+        raise ImageError(too_small(element["name"], height, width, resolution))
     return middle_square(image, resolution)
 
 
@@ -34,12 +35,13 @@ class Readable:
     """A source's images through `prepare`; with `skip`, the next one stands in for an unusable one.
 
     Places in the order of images stay what they are, so a run can be continued at any of them.
-    skipped: message of each unusable image met so far, by index.
+    remarks: on what was passed over before. skipped: message of each unusable image met so far, by index.
     """
 
     def __init__(self, source: Source, prepare: Callable[[Element], Element], skip: bool):
         self._source, self._prepare, self._skip = source, prepare, skip
         self._lock = threading.Lock()
+        self.remarks = list(source.remarks)
         self.skipped: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -65,6 +67,7 @@ def pipeline(
     resolution: int,
     batch_size: int,
     seed: int,
+    num_classes: int = 1,
     num_batches: int = 1,
     start: int = 0,
     flip: bool = False,
@@ -82,6 +85,7 @@ def pipeline(
         source: of `open_source`.
         resolution: of the images.
         batch_size: of a batch of this process.
+        num_classes: an image with another label cannot be used.
         num_batches: of this process that are yielded at once, one behind the other.
         start: images of all processes to pass over.
         flip: mirror half of the images.
@@ -101,6 +105,11 @@ def pipeline(
         )
 
     def prepare(element: Element) -> Element:
+        if not 0 <= element["label"] < num_classes:
+            raise ImageError(
+                f"the image {element['name']} has the label {element['label']}, but config.num_classes is "
+                f"{num_classes}."
+            )
         return element if crop else Element({**element, "image": resize(element, resolution)})
 
     def augment(element: Element, rng: np.random.Generator) -> dict[str, Any]:
@@ -135,10 +144,13 @@ def write_array_record(
     Raises:
         ImageError: an image cannot be used, and skip_corrupt is off.
         FileExistsError: path holds records already.
+        ValueError: path is on no disk of this machine.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    target = pathlib.Path(path)
+    if "://" in path:
+        raise ValueError(f"--out={path!r} should be a folder of this machine; copy it from there.")
+    target = epath.Path(path)
     if (target / "info.json").exists():
         raise FileExistsError(f"{path!r} holds records already; choose another --out.")
     target.mkdir(parents=True, exist_ok=True)
@@ -163,6 +175,11 @@ def write_array_record(
     if not written:
         raise ImageError(f"none of the {len(source)} images can be used; the last: {skipped[-1]}")
     part.rename(target / "images.array_record")
-    info = {"resolution": resolution, "images": written, "skipped": skipped}
+    info = {
+        "resolution": resolution,
+        "images": written,
+        "class_names": source.class_names,
+        "skipped": skipped,
+    }
     (target / "info.json").write_text(json.dumps(info, indent=1))
     return skipped
