@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from biggan.checks import check_classes, check_sizes, keep_classes
 from biggan.data import Readable, pipeline
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
@@ -19,10 +20,13 @@ from biggan.train_step import GAN
 from smyrf_jax import method_from_config
 from training.checkpoint import latest_config, restore_latest
 from training.parallel import AXIS
+from training.processes import is_first
 from training.workdir import read_config as workdir_config
 
 # How the names of the config's fields begin that decide what arrays a state has.
-STATE_FIELDS = ("generator.", "discriminator.", "ema.")
+STATE_FIELDS = ("num_classes", "generator.", "discriminator.", "ema.")
+# Fields of before, for which config.num_classes stands now.
+_OLD_FIELDS = (("generator", "num_classes"), ("discriminator", "num_classes"), ("data", "classes"))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -42,20 +46,24 @@ def build_gan(config: ml_collections.ConfigDict) -> GAN:
     Raises:
         ValueError: a field has no meaning; names it.
     """
-    for name in ("batch_size", "d_steps", "accumulation", "num_steps"):
+    for name in ("num_classes", "batch_size", "d_steps", "accumulation", "num_steps"):
         if config[name] < 1:
             raise ValueError(f"config.{name} must be positive, got {config[name]}.")
+    for section, name in _OLD_FIELDS:
+        if name in config[section]:
+            raise ValueError(f"config.{section}.{name} is no field any more: set config.num_classes.")
     # Runs that began before the field was there have none in their config.json.
     dtype = config.get("dtype", "float32")
     if dtype not in DTYPES:
         raise ValueError(f"config.dtype should be one of {list(DTYPES)}, but got {dtype!r}.")
+    shared = {"num_classes": config.num_classes, "dtype": DTYPES[dtype]}
     fields = _fields(config.generator)
     if fields.pop("cross_replica_bn"):
         fields["axis_name"] = AXIS
     adam = functools.partial(optax.adam, b1=config.adam.b1, b2=config.adam.b2, eps=config.adam.eps)
     return GAN(
-        Generator(**fields, dtype=DTYPES[dtype]),
-        Discriminator(**_fields(config.discriminator), dtype=DTYPES[dtype]),
+        Generator(**fields, **shared),
+        Discriminator(**_fields(config.discriminator), **shared),
         g_optimizer=adam(config.adam.g_lr),
         d_optimizer=adam(config.adam.d_lr),
         d_steps=config.d_steps,
@@ -86,21 +94,38 @@ def images_per_step(config: ml_collections.ConfigDict, num_replicas: int) -> int
 
 
 def build_data(
-    config: ml_collections.ConfigDict, num_local: int, start: int
+    config: ml_collections.ConfigDict, num_local: int, start: int, classes_file: str
 ) -> tuple[Iterator[dict[str, np.ndarray]], Readable]:
-    """The stream of this process's images, a training step's at a time, from place `start` on."""
+    """The stream of this process's images, a training step's at a time, from place `start` on.
+
+    classes_file: keeps the names of the classes for a run that is resumed (start > 0).
+
+    Raises:
+        ValueError: the classes are not config.num_classes, or not those of before.
+        ImageError: an image cannot be used, and config.data.skip_corrupt is off.
+    """
     data = config.data.to_dict()
-    options = {name: data.pop(name) for name in ("flip", "skip_corrupt", "num_threads")}
-    return pipeline(
-        open_source(**data),
-        resolution=config.generator.resolution,
+    options = {name: data.pop(name) for name in ("flip", "num_threads")}
+    resolution = config.generator.resolution
+    source = open_source(**data, classes=config.num_classes > 1)
+    check_classes(source, config.num_classes)
+    if source.class_names is not None:
+        keep_classes(source.class_names, classes_file, resumed=start > 0, write=is_first())
+    remarks = check_sizes(source, resolution, config.data.skip_corrupt, config.data.num_threads)
+    stream, readable = pipeline(
+        source,
+        resolution=resolution,
         batch_size=config.batch_size * num_local,
+        num_classes=config.num_classes,
         num_batches=config.d_steps * config.accumulation,
         seed=config.seed,
         start=start,
+        skip_corrupt=config.data.skip_corrupt,
         shard=(jax.process_index(), jax.process_count()),
         **options,
     )
+    readable.remarks += remarks
+    return stream, readable
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -109,14 +134,18 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     Raises:
         FileNotFoundError: there is no run.
     """
-    plain = workdir_config(workdir)
-    if plain is None:
-        plain = latest_config(workdir)
-    if plain is None:
+    config = workdir_config(workdir)
+    if config is None:
+        config = latest_config(workdir)
+    if config is None:
         raise FileNotFoundError(
             f"--workdir={workdir!r} holds no run: there is no checkpoint, nor a config.json that can be read."
         )
-    return ml_collections.ConfigDict(plain)
+    if "num_classes" not in config:  # runs of before have it in both networks
+        config["num_classes"] = config["generator"]["num_classes"]
+        for section, name in _OLD_FIELDS:
+            config[section].pop(name, None)
+    return ml_collections.ConfigDict(config)
 
 
 def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | None = None) -> GANState:

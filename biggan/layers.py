@@ -141,7 +141,7 @@ class AttentionBlock(nn.Module):
 
 class ClassProjection(nn.Module):
     """Class vectors, stored [features, num_classes], so that spectral norm starts its power step at
-    the class axis, as the PyTorch BigGAN's does."""
+    the class axis, as the PyTorch BigGAN's does. A label that is no class gives NaN."""
 
     num_classes: int
     features: int
@@ -150,7 +150,7 @@ class ClassProjection(nn.Module):
     @nn.compact
     def __call__(self, labels: Int[Array, " B"]) -> Float[Array, "B F"]:
         kernel = self.param("kernel", orthogonal, (self.features, self.num_classes))
-        return jnp.take(kernel, labels, axis=1, mode="clip").T.astype(self.dtype)
+        return jnp.take(kernel, labels, axis=1, mode="fill").T.astype(self.dtype)
 
 
 def upsample(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:

@@ -22,6 +22,7 @@ from training import command, loop
 from training.curves import save_curves
 from training.files import path_of
 from training.parallel import local_devices
+from training.processes import is_first
 from training.task import Task
 from training.writers import MetricWriter
 
@@ -40,6 +41,7 @@ class GANTask(Task):
         self._sampler = Sampler(self._gan.generator)
         self._readable: Readable | None = None
         self._num_skipped = 0
+        self._remarks: list[str] = []
         self.examples_per_step = images_per_step(config, len(devices))
         self.evaluate_every = config.sample.every
 
@@ -47,7 +49,9 @@ class GANTask(Task):
         return build_state(self._config, self._gan)
 
     def batches(self, start: int) -> Iterator[Any]:
-        data, self._readable = build_data(self._config, self._num_local, start)
+        classes_file = os.path.join(self._workdir, "classes.json")
+        data, self._readable = build_data(self._config, self._num_local, start, classes_file)
+        self._remarks = list(self._readable.remarks) if is_first() else []
         return (shard_batch(self._gan, x["image"], x["label"], self._num_local) for x in data)
 
     def step(self) -> Callable[..., Any]:
@@ -64,9 +68,11 @@ class GANTask(Task):
         if self._readable is None:
             return []
         skipped, before = self._readable.skipped, self._num_skipped
-        self._num_skipped = len(skipped)
+        remarks, self._remarks, self._num_skipped = self._remarks, [], len(skipped)
         count = f"{len(skipped)} of {len(self._readable)}"
-        return [f"Skipped ({count} so far): {message}" for message in list(skipped.values())[before:]]
+        return remarks + [
+            f"Skipped ({count} so far): {message}" for message in list(skipped.values())[before:]
+        ]
 
     def results(self) -> dict[str, str]:
         folder = epath.Path(self._samples)
@@ -89,7 +95,7 @@ def train(
 
     Args:
         config: of configs/.
-        workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, tensorboard/.
+        workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, classes.json, tensorboard/.
         devices: one replica each, of all processes; None: all there are.
         continue_finished: a run that has its steps trains config.num_steps more.
 

@@ -5,8 +5,7 @@ count by means (smyrf_jax.Canopy): a tree with 1,024 queries and 16 means a clus
 of the dense pairs instead of 50 %. All else is as in configs/celeba128_smyrf.py.
 
 Slice: TPU v3-8. Command:
-  python -m biggan.train --config=configs/celeba128_canopy.py \
-      --config.data.source=folder --config.data.path=CelebA-HQ-img
+  python -m biggan.train --config=configs/celeba128_canopy.py --config.data.path=CelebA-HQ-img
 Result: not run.
 """
 

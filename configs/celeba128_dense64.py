@@ -4,8 +4,7 @@ Paper: SMYRF (arXiv:2010.05315), section 4.3: FID 26.06 after 120k steps. All bu
 in configs/celeba128_smyrf.py.
 
 Slice: TPU v3-8. Command:
-  python -m biggan.train --config=configs/celeba128_dense64.py \
-      --config.data.source=folder --config.data.path=CelebA-HQ-img
+  python -m biggan.train --config=configs/celeba128_dense64.py --config.data.path=CelebA-HQ-img
 Result: not run.
 """
 

@@ -7,8 +7,7 @@ settings are those of the authors' TPU program: batch 4 a core on 8 cores, 2 dis
 Their D_attn='128' names a stage that the discriminator at 128 does not have, so it has no attention.
 
 Slice: TPU v3-8. Command:
-  python -m biggan.train --config=configs/celeba128_smyrf.py \
-      --config.data.source=folder --config.data.path=CelebA-HQ-img
+  python -m biggan.train --config=configs/celeba128_smyrf.py --config.data.path=CelebA-HQ-img
 Result: not run, but for three steps of batch 2 on a CPU (losses finite, 9.1 GiB).
 A core of a v3-8 needs 2.92 GiB of its 15.48 (python -m launch.aot_check).
 """
@@ -24,12 +23,12 @@ def get_config() -> ConfigDict:
             "batch_size": 4,  # a replica
             "d_steps": 2,
             "accumulation": 1,
+            "num_classes": 1,  # more: the data's classes, such as subfolders
             "dtype": "float32",  # of activations: float32, as in the authors' program, or bfloat16
             "generator": {
                 "resolution": 128,
                 "channels": 96,
                 "dim_z": 120,
-                "num_classes": 1,
                 "shared_dim": 0,
                 "hierarchical": False,
                 # Map size -> method of attention; {} at a size takes it away.
@@ -42,7 +41,6 @@ def get_config() -> ConfigDict:
             "discriminator": {
                 "resolution": 128,
                 "channels": 96,
-                "num_classes": 1,
                 "attention": {},
                 "sn_eps": 1e-6,
                 "remat": False,
@@ -51,11 +49,10 @@ def get_config() -> ConfigDict:
             "ortho": {"g": 0.0, "d": 0.0},
             "ema": {"on": False, "decay": 0.9999, "start": 20_000},
             "data": {
-                "source": "folder",  # photos, folder, tar, tfds, array_record
+                "source": "",  # photos, folder, tar, tfds, array_record; "": what lies at the path
                 "path": "",
                 "name": "celeb_a_hq/128",  # of a TFDS data set
                 "split": "train",
-                "classes": False,  # subfolders are classes
                 "flip": False,
                 "skip_corrupt": False,
                 "num_threads": 16,

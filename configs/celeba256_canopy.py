@@ -5,8 +5,7 @@ count by means (smyrf_jax.Canopy): a tree with 1,024 queries and 4 means a clust
 of the dense pairs instead of 12.5 %. All else is as in configs/celeba256_smyrf.py.
 
 Slice: TPU v3-8. Command:
-  python -m biggan.train --config=configs/celeba256_canopy.py \
-      --config.data.source=folder --config.data.path=CelebA-HQ-img
+  python -m biggan.train --config=configs/celeba256_canopy.py --config.data.path=CelebA-HQ-img
 Result: not run.
 """
 

@@ -10,8 +10,7 @@ settings. Chosen here:
 All else is as in configs/celeba128_smyrf.py.
 
 Slice: TPU v3-8. Command:
-  python -m biggan.train --config=configs/celeba256_smyrf.py \
-      --config.data.source=folder --config.data.path=CelebA-HQ-img
+  python -m biggan.train --config=configs/celeba256_smyrf.py --config.data.path=CelebA-HQ-img
 Result: not run. A core of a v3-8 needs 3.98 GiB of its 15.48 (python -m launch.aot_check).
 """
 
