@@ -87,7 +87,7 @@ def read_state_dict(path: str) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"there is no weights file {path}.")
     try:
         if path.endswith(".npz"):
-            with np.load(path) as file:
+            with open(path, "rb") as opened, np.load(opened) as file:
                 return _without_prefix(dict(file))
         loaded = _load(path)
     except ImportError:
