@@ -120,7 +120,9 @@ def pipeline(
 
     readable = Readable(source, prepare, skip_corrupt)
     index, count = shard
-    images = grain.MapDataset.source(readable).seed(seed).shuffle().repeat().random_map(augment)
+    images = grain.MapDataset.source(readable).seed(seed).shuffle()
+    # For ever: more would not fit the floats by which grain counts batches.
+    images = images.repeat(2**53 // len(readable)).random_map(augment)
     batches = images.slice(slice(start, None)).batch(batch_size).slice(slice(index, None, count))
     batches = batches.batch(num_batches).map(_joined)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(num_threads, 2))

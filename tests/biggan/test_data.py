@@ -123,6 +123,7 @@ def test_the_stream_can_be_entered_anywhere_and_depends_on_the_seed_alone(folder
     np.testing.assert_array_equal(images(6), whole)
     np.testing.assert_array_equal(images(2, start=8), whole[8:16])
     np.testing.assert_array_equal(images(3, batch_size=8), whole)
+    np.testing.assert_array_equal(images(24, batch_size=1), whole)
     # Of two processes, the second has every other batch.
     np.testing.assert_array_equal(images(2, shard=(1, 2)), np.concatenate([whole[4:8], whole[12:16]]))
     np.testing.assert_array_equal(images(1, num_batches=2, shard=(1, 2)), images(2, shard=(1, 2)))
