@@ -13,6 +13,7 @@ TRAIN = [
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
     "grain>=0.2.14",
+    "etils[epath]>=1.12",
     "ml-collections>=1.1",
     "absl-py>=2.3",
     "tensorboardX>=2.6.4",
