@@ -87,7 +87,8 @@ def check_sizes(
     if not faults:
         return []
     among = f"{num} images" if num == len(source) else f"{num} images looked at, of {len(source)},"
-    remark = f"{len(faults)} of {among} cannot be used at {resolution}x{resolution}: {' '.join(faults[:5])}"
+    first = "; ".join(fault.rstrip(".") for fault in faults[:5]) + ("; ..." if len(faults) > 5 else ".")
+    remark = f"{len(faults)} of {among} cannot be used at {resolution}x{resolution}: {first}"
     if not skip_corrupt:
         raise ImageError(f"{remark} Set config.data.skip_corrupt to go on without them.")
     return [remark]

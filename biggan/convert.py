@@ -36,10 +36,10 @@ def check(source: Source) -> int:
     """Prints what the source holds, and writes the sheet; the status to end with."""
     found = survey(source, _RESOLUTION.value, tqdm)
     print("\n".join(lines(source, found)))
-    if found.places:
-        save_sheet(source, found.places, _SHEET.value, _SEED.value)
+    if found.seen:
+        save_sheet(source, found.seen, _SHEET.value, _SEED.value)
         print(f"Sheet: {_SHEET.value}")
-    return int(not found.places or (bool(found.unusable) and not _SKIP.value))
+    return int(len(found.unusable) == len(source) or (bool(found.unusable) and not _SKIP.value))
 
 
 def convert(source: Source, out: str) -> int:

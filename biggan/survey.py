@@ -2,14 +2,12 @@
 
 import collections
 import concurrent.futures
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from biggan.data import resize
-from biggan.images import ImageError
+from biggan.images import ImageError, too_small
 from biggan.pictures import save_grid
 from biggan.sources import Source
 from training.photographs import middle_square
@@ -19,47 +17,53 @@ _THREADS = 8
 _IMAGES, _SIDE = 64, 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Survey:
-    """heights, widths, labels: of usable images, by their places in the source. unusable: messages."""
+class Seen(NamedTuple):
+    """An image that can be read: its place in the source, (height, width) and label."""
 
-    places: list[int]
-    sizes: list[tuple[int, int]]
-    labels: list[int]
+    place: int
+    size: tuple[int, int]
+    label: int
+
+
+class Survey(NamedTuple):
+    """Images that can be read, and a message for each that cannot be used."""
+
+    seen: list[Seen]
     unusable: list[str]
 
 
 def survey(source: Source, resolution: int, progress: Callable[..., Any]) -> Survey:
-    """Reads all images; those smaller than `resolution` cannot be used either.
+    """Reads all images; those smaller than `resolution` can be read, and not be used.
 
     progress: wraps an iterable and takes its length as `total`, as tqdm does.
     """
 
-    def look(place: int) -> tuple[int, tuple[int, int], int] | str:
+    def look(place: int) -> tuple[Seen | None, str | None]:
         try:
             element = source[place]
-            resize(element, resolution)
         except ImageError as error:
-            return str(error)
-        return place, element["image"].shape[:2], element["label"]
+            return None, str(error)
+        height, width = element["image"].shape[:2]
+        small = min(height, width) < resolution
+        fault = too_small(element["name"], height, width, resolution) if small else None
+        return Seen(place, (height, width), element["label"]), fault
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         found = list(progress(pool.map(look, range(len(source))), total=len(source)))
-    good = [of for of in found if not isinstance(of, str)]
-    places, sizes, labels = ([of[field] for of in good] for field in range(3))
-    return Survey(places, sizes, labels, [of for of in found if isinstance(of, str)])
+    seen = [image for image, _ in found if image is not None]
+    return Survey(seen, [fault for _, fault in found if fault is not None])
 
 
 def lines(source: Source, found: Survey) -> list[str]:
     """A survey in words."""
     result = [*source.remarks, f"{len(source)} images, {len(found.unusable)} of them cannot be used."]
     result += [f"  {message}" for message in found.unusable]
-    if found.sizes:
-        ordered = sorted(found.sizes, key=lambda size: (min(size), size))
+    if found.seen:
+        ordered = sorted((image.size for image in found.seen), key=lambda size: (min(size), size))
         shown = [f"{h}x{w}" for h, w in (ordered[0], ordered[len(ordered) // 2], ordered[-1])]
         result.append("Sizes, height x width: smallest {}, median {}, largest {}.".format(*shown))
     if source.class_names is not None:
-        counts = collections.Counter(found.labels)
+        counts = collections.Counter(image.label for image in found.seen)
         result.append(f"{len(source.class_names)} classes:")
         result += [f"  {label} {name}: {counts[label]}" for label, name in enumerate(source.class_names)]
         strange = {label: num for label, num in counts.items() if not 0 <= label < len(source.class_names)}
@@ -67,9 +71,9 @@ def lines(source: Source, found: Survey) -> list[str]:
     return result
 
 
-def save_sheet(source: Source, places: list[int], path: str, seed: int) -> None:
-    """64 of the images at `places`, drawn at random, as a grid of 64 x 64 pixels each."""
-    drawn = np.random.default_rng(seed).permutation(places)[:_IMAGES]
+def save_sheet(source: Source, seen: list[Seen], path: str, seed: int) -> None:
+    """64 of the images, drawn at random, as a grid of 64 x 64 pixels each."""
+    drawn = np.random.default_rng(seed).permutation([image.place for image in seen])[:_IMAGES]
     save_grid(
         np.stack([middle_square(source[int(place)]["image"], _SIDE) for place in drawn]), path, columns=8
     )

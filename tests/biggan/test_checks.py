@@ -15,7 +15,7 @@ from biggan.experiment import build_data, build_gan, read_config
 from biggan.files import Folder
 from biggan.images import ImageError
 from biggan.sources import Photos
-from biggan.survey import survey
+from biggan.survey import lines, survey
 from biggan.train import GANTask
 
 
@@ -83,7 +83,7 @@ def test_small_and_damaged_images_are_counted_at_the_start(config, folder, tmp_p
     (folder / "b" / "5.png").write_bytes(b"x")
     classes_file = str(tmp_path / "classes.json")
     said = (
-        r"2 of 5 images cannot be used at 32x32: the image .*a/2\.png is 8x99, smaller than 32\. cannot read"
+        r"2 of 5 images cannot be used at 32x32: the image .*a/2\.png is 8x99, smaller than 32; cannot read"
     )
     with pytest.raises(ImageError, match=said + r".*Set config\.data\.skip_corrupt to go on without"):
         build_data(config, 1, 0, classes_file)
@@ -126,11 +126,16 @@ def test_num_classes_of_runs_and_configs_of_before(tiny, tmp_path):
 def test_a_survey(folder):
     save(folder / "a" / "2.png", (8, 99))
     save(folder / "b" / "4.png", (100, 50))
-    found = survey(Folder(str(folder), classes=True), 32, lambda items, total: items)
-    assert (found.places, found.labels) == ([0, 2, 3, 4], [0, 0, 1, 1])
-    assert found.sizes == [(40, 48), (40, 48), (100, 50), (40, 48)]
-    (message,) = found.unusable
-    assert message.endswith("a/2.png is 8x99, smaller than 32.")
+    (folder / "a" / "3.png").write_bytes(b"x")
+    source = Folder(str(folder), classes=True)
+    found = survey(source, 32, lambda items, total: items)
+    assert [image.place for image in found.seen] == [0, 1, 3, 4]
+    assert [image.label for image in found.seen] == [0, 0, 1, 1]
+    assert [image.size for image in found.seen] == [(40, 48), (8, 99), (100, 50), (40, 48)]
+    small, broken = found.unusable
+    assert small.endswith("a/2.png is 8x99, smaller than 32.")
+    assert "a/3.png: cannot identify" in broken
+    assert "Sizes, height x width: smallest 8x99, median 40x48, largest 100x50." in lines(source, found)
 
 
 def called(*flags):

@@ -12,7 +12,7 @@ import pytest
 
 from biggan import Discriminator, Generator
 from biggan.experiment import build_gan
-from biggan.layers import ConditionalBatchNorm, downsample, max_pool, upsample
+from biggan.layers import ClassProjection, ConditionalBatchNorm, downsample, max_pool, upsample
 from biggan.train import GANTask
 from smyrf_jax import Dense, Smyrf
 from tests.biggan.variables import filled
@@ -217,3 +217,13 @@ def test_the_dtype_of_a_config_is_that_of_both_networks(tiny):
     tiny.dtype = "bfloat16"
     gan = build_gan(tiny)
     assert gan.generator.dtype is gan.discriminator.dtype is jnp.bfloat16
+
+
+def test_a_label_that_is_no_class_is_no_class_s_vector():
+    """Data with such a label are refused; a program that meets one nevertheless does not hide it."""
+    projection = ClassProjection(num_classes=3, features=4)
+    labels = jnp.array([2, 3])
+    variables = projection.init(jax.random.key(0), labels)
+    inside, outside = projection.apply(variables, labels)
+    assert np.isfinite(inside).all()
+    assert np.isnan(outside).all()
