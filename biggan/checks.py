@@ -21,11 +21,6 @@ def check_classes(source: Source, num_classes: int) -> None:
         ValueError: there are more or less; names both.
     """
     names = source.class_names
-    if names is None and num_classes > 1:
-        raise ValueError(
-            f"config.num_classes is {num_classes}, but photos and tar files have no classes: set it to 1, or "
-            "take another config.data.source."
-        )
     if names is not None and len(names) != num_classes:
         high = " Is config.data.path a folder too high?" if len(names) == 1 else ""
         raise ValueError(

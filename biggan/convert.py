@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
         status = convert(source, _OUT.value) if _OUT.value else check(source)
     except (OSError, ValueError) as error:
         # What a run says of its config, with the names that the flags have here.
-        sys.exit(str(error).replace("config.data.", "--"))
+        sys.exit(str(error).replace("config.data.", "--").replace("config.num_classes", "--classes"))
     sys.exit(status)
 
 

@@ -26,7 +26,7 @@ SUFFIXES += (".avif",) if _AVIF else ()
 # No others are tried, whatever a file calls itself: some formats start programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _AVIF else ()))
 
-_BITS_PER_SAMPLE = 258  # TIFF's tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF's tags
 _ORIENTATION = 0x0112  # EXIF's tag; its values 2 to 8:
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -155,7 +155,8 @@ def _opened(file: Any) -> Image.Image:
 def _array(image: Image.Image) -> np.ndarray:
     """[H, W] uint16, or [H, W, 3 or 4] uint8."""
     image.load()
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))
     if image.mode in ("I", "F") or (image.mode.startswith("I;16") and bits != (16,)):
         raise ValueError("the range of its values is unknown; wanted are 8 or 16 bits, unsigned")
     turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
@@ -163,6 +164,8 @@ def _array(image: Image.Image) -> np.ndarray:
         image = image.transpose(turn)
     if image.mode.startswith("I;16"):
         array = np.asarray(image).astype(np.uint16)
+        if tags.get(_PHOTOMETRIC) == 0:  # zero is white, which Pillow leaves to others
+            array = 65535 - array
         return np.where(array == image.info.get("transparency", -1), np.uint16(65535), array)
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA"))

@@ -105,18 +105,19 @@ def list_tar(file: Any) -> tuple[list[Member], LeftOut, str]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         try:
             for member in tar:
-                if member.offset <= end or member.offset_data + member.size > size:
+                in_place = member.isreg() and not member.issparse()
+                if member.offset <= end or (in_place and member.offset_data + member.size > size):
                     break
                 end = member.offset
-                if member.isreg() and left.takes(member.name):
+                if in_place and left.takes(member.name):
                     members.append(Member(member.name, member.offset_data, member.size))
-                elif not (member.isreg() or member.isdir()):
+                elif not (in_place or member.isdir()):
                     left.others.append(member.name)
         except (tarfile.TarError, ArithmeticError, LookupError, ValueError, RecursionError):
             pass  # the place says what there is to say
         # Where the next header was looked for: zeros end an archive, and nothing comes behind them.
         place = tar.offset
-        fault = "" if _ends(file, place) else f"is cut or damaged at byte {place} of {size}"
+        fault = "" if _ends(file, place) else f"is cut or damaged at byte {min(place, size)} of {size}"
     return sorted(members), left, fault
 
 

@@ -107,4 +107,9 @@ def open_source(
             if source
             else "config.data.path is missing: a folder of images, a .tar file, or records of biggan.convert."
         )
-    return kinds[source or _kind(path)]()
+    source = source or _kind(path)
+    if classes and source in ("photos", "tar"):
+        raise ValueError(
+            f"config.data.source={source!r} has no classes, but config.num_classes asks for them."
+        )
+    return kinds[source]()

@@ -14,7 +14,7 @@ from biggan.data import pipeline
 from biggan.experiment import build_data, build_gan, read_config
 from biggan.files import Folder
 from biggan.images import ImageError
-from biggan.sources import Photos
+from biggan.sources import Photos, open_source
 from biggan.survey import lines, survey
 from biggan.train import GANTask
 
@@ -48,8 +48,8 @@ def test_a_count_of_classes_that_is_not_the_data_s(config, folder, tmp_path):
     high = Folder(str(tmp_path / "high"), classes=True)
     with pytest.raises(ValueError, match="the data has 1 classes: images. Is config.data.path a folder too"):
         check_classes(high, 2)
-    with pytest.raises(ValueError, match="config.num_classes is 2, but photos and tar files have no classes"):
-        check_classes(Photos(), 2)
+    with pytest.raises(ValueError, match="source='photos' has no classes, but config.num_classes asks"):
+        open_source("photos", classes=True)
     check_classes(Photos(), 1)
     check_classes(Folder(str(folder)), 1)
 

@@ -84,6 +84,12 @@ def test_16_bits_are_scaled():
         np.testing.assert_array_equal(image, np.repeat(expected[..., None], 3, 2))
     big_endian = Image.frombytes("I;16B", (8, 8), grey.astype(">u2").tobytes())
     np.testing.assert_array_equal(decode(encoded(big_endian, "TIFF"), "x")[..., 0], expected)
+    white_is_zero = encoded(Image.fromarray(grey), "TIFF", tiffinfo={262: 0})
+    np.testing.assert_array_equal(decode(white_is_zero, "x")[..., 0], 255 - expected)
+    twelve_bits = bytearray(encoded(Image.fromarray(grey), "TIFF"))
+    twelve_bits[twelve_bits.index(struct.pack("<HHIH", 258, 3, 1, 16)) + 8] = 12
+    with pytest.raises(ImageError, match="the range of its values is unknown"):
+        decode(bytes(twelve_bits), "x")
     colour = np.stack([grey, grey[::-1], grey.T], -1)
     image = decode(png_of_16_bits(colour), "x")
     np.testing.assert_allclose(image.astype(int), colour / 257, atol=1)
