@@ -31,6 +31,9 @@ def test_a_config_says_what_it_is(name):
 def test_a_config_builds(name):
     config = config_of(name)
     assert config.dtype == "float32"  # as the authors' program
+    assert config.num_classes == 1
+    # A path says what it is; the quickstart has none.
+    assert config.data.source == ("photos" if name == "quickstart" else "")
     gan = build_gan(config)
     state = jax.eval_shape(lambda: build_state(config, gan))
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state)) > 1e6

@@ -165,6 +165,13 @@ def test_a_small_image_is_named_and_nothing_usable_is_an_error(folder, tmp_path)
         write_array_record(Folder(str(folder)), str(tmp_path / "r"), 64, skip_corrupt=False, progress=iter)
 
 
+def test_grey_and_transparent_images_reach_the_batches(tmp_path):
+    Image.new("L", (40, 40), 7).save(tmp_path / "a.png")
+    Image.new("RGBA", (40, 40), (1, 2, 3, 0)).save(tmp_path / "b.png")
+    (batch,), _ = take(Folder(str(tmp_path)), 1, batch_size=2)
+    assert sorted(batch["image"].mean(axis=(1, 2, 3)).tolist()) == [7, 255]
+
+
 def test_missing_paths_are_named(tmp_path):
     missing = str(tmp_path / "missing")
     for kind, message in (

@@ -109,6 +109,7 @@ def test_what_is_transparent_lies_over_white():
     assert first_pixel(Image.new("RGBA", (8, 8), (0, 100, 200, 0))) == [255, 255, 255]
     assert first_pixel(Image.new("RGBA", (8, 8), (0, 100, 200, 255))) == [0, 100, 200]
     assert first_pixel(Image.new("RGBA", (8, 8), (0, 100, 200, 51))) == [204, 224, 244]
+    assert first_pixel(Image.new("RGBA", (8, 8), (10, 10, 10, 100))) == [159, 159, 159]  # 158.9
     assert first_pixel(Image.new("LA", (8, 8), (0, 51))) == [204, 204, 204]
     assert first_pixel(Image.new("RGB", (8, 8), (1, 2, 3)), transparency=(1, 2, 3)) == [255, 255, 255]
     palette = Image.new("P", (8, 8), 1)
@@ -123,6 +124,10 @@ def test_four_inks():
     cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     assert first_pixel(cyan, "TIFF") == [0, 255, 255]
     np.testing.assert_allclose(first_pixel(cyan, "JPEG"), [0, 255, 255], atol=2)
+    # Of YCCK the marker alone differs: what is stored as 200, 128, 128 is then brightness without colour.
+    ycck = bytearray(encoded(Image.new("CMYK", (8, 8), (55, 127, 127, 0)), "JPEG"))
+    ycck[ycck.index(b"Adobe") + 11] = 2
+    np.testing.assert_allclose(decode(bytes(ycck), "x")[0, 0], [55, 55, 55], atol=3)
     grey = first_pixel(cyan, "JPEG", icc_profile=grey_profile())
     np.testing.assert_allclose(grey, [119, 119, 119], atol=3)
     with pytest.raises(ImageError, match="cannot read the image x"):

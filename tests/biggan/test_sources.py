@@ -235,6 +235,14 @@ def test_a_tar_may_end_in_many_zeros_and_hold_other_things(images, tmp_path):
     assert source.remarks == ["Hidden, and left out: 1 (._x.png).", "Not read: 1 (images/link.png)."]
 
 
+def test_the_size_of_an_image_in_a_tar_whose_header_is_long(images, tmp_path):
+    """JPEG tells it behind the colour profile."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(buffer, format="JPEG", icc_profile=bytes(100_000))
+    (images / "a" / "0.png").write_bytes(buffer.getvalue())
+    assert Tar(str(packed(images, tmp_path / "images.tar"))).size(0) == (20, 30)
+
+
 def test_damaged_records_are_unusable_images(images, records, tmp_path):
     file = records / "images.array_record"
     data = bytearray(file.read_bytes())
