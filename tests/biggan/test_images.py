@@ -134,8 +134,8 @@ def test_four_inks():
         first_pixel(cyan, "JPEG", icc_profile=ImageCms.ImageCmsProfile(images._SRGB).tobytes())
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_frame_of_an_animation(kind):
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_the_first_frame_of_several(kind):
     frames = [Image.new("RGB", (16, 16), (value, 0, 0)) for value in (0, 255)]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert decode(data, "x").max() < 4
