@@ -45,6 +45,11 @@ def end_of(workdir: pathlib.Path) -> tuple[Any, list[dict[str, float]]]:
     return restore_latest(str(workdir), template, {}), rows(workdir)
 
 
+def holds(workdir: pathlib.Path, process: Any) -> bool:
+    lock = workdir / "run.lock"
+    return lock.exists() and f"process {process.pid} on" in lock.read_text()
+
+
 def within_a_save(checkpoints: pathlib.Path) -> bool:
     return any(checkpoints.glob("*tmp*"))
 
@@ -64,6 +69,8 @@ def disturbed(workdir: pathlib.Path, processes: int, kills: int, rng: random.Ran
             time.sleep(0.001)
         which = rng.choice([signal.SIGKILL, signal.SIGTERM])
         one = processes > 1 and rng.random() < 0.3
+        while one and not holds(workdir, found[0]):
+            time.sleep(0.1)  # until they have met: the others would wait five minutes for it
         counts["before its first save"] += not any(saved.glob("[0-9]*"))
         counts["within a save"] += within_a_save(saved)
         for process in found[:1] if one else found:

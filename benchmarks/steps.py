@@ -1,6 +1,6 @@
 """Whole training steps of the configs on TPU slices, by the TPU's compiler. No TPU is needed.
 
-    python -m benchmarks.steps       # a step for v3 takes ten minutes, for v5e over half an hour; extra [tpu]
+    python -m benchmarks.steps       # 3 to 12 minutes a step of v3, 17 of v5e; extra [tpu]
     python -m benchmarks.steps --only="celeba128_smyrf on v3"
 
 Each is what `launch.aot_check` says of it. Rows are kept in benchmarks/results/steps.jsonl, and not measured

@@ -2,13 +2,14 @@
 
 import concurrent.futures
 import json
-import os
 
 import numpy as np
+from etils import epath
 
 from biggan.images import ImageError, too_small
 from biggan.listing import some
 from biggan.sources import Sized, Source
+from training.files import write_whole
 
 # Headers that are read at most, evenly spread over the images.
 MOST_HEADERS = 20_000
@@ -37,19 +38,16 @@ def keep_classes(names: list[str], path: str, resumed: bool, write: bool) -> Non
     Raises:
         ValueError: they are others, or in another order; names both.
     """
-    if resumed and os.path.exists(path):
-        with open(path) as file:
-            before = json.load(file)
+    file = epath.Path(path)
+    if resumed and file.exists():
+        before = json.loads(file.read_text())
         if before != names:
             raise ValueError(
                 f"this run began with the classes {some(before, 20)} ({path}), but the data in "
                 f"config.data.path has {some(names, 20)}. Take the data of before, or another --workdir."
             )
     elif write:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(f"{path}.part", "w") as file:
-            json.dump(names, file, indent=1)
-        os.replace(f"{path}.part", path)
+        write_whole(file, json.dumps(names, indent=1).encode())
 
 
 def check_sizes(

@@ -201,8 +201,8 @@ def smyrf_attention(
         clusters_see_future: see is_causal.
         return_residual: return the logsumexp over the attended keys as well, for `merge_attention`.
         implementation: "clustered"; "dense" for exact attention in T x S memory; "auto" for dense where it
-            takes less time than clustered attention with these settings (`budget.dense_is_faster`), on the
-            platform that the program is for; GPUs go by what was found for TPUs.
+            takes less time than clustered attention with these settings, by a fit to what was measured
+            (`budget.dense_is_faster`), on the platform that the program is for. GPUs go by the TPUs' fit.
 
     Returns:
         [*B, T, N, V] in the dtype of value; with return_residual also the logsumexp, [*B, T, N], in

@@ -72,9 +72,12 @@ def scale_of(scale: Any, width: int) -> Any:
     """The scale of logits, 1 / sqrt(width) for None. Raises ValueError unless it is one number."""
     if scale is None:
         return 1 / math.sqrt(max(1, width))
-    if isinstance(scale, str) or jnp.ndim(scale) != 0 or jnp.iscomplexobj(scale):
-        raise ValueError(f"scale should be one real number, but got {scale!r}.")
-    return scale
+    try:
+        if jnp.ndim(scale) == 0 and not jnp.iscomplexobj(scale) and not isinstance(scale, str):
+            return scale
+    except TypeError:  # of what is no number to JAX
+        pass
+    raise ValueError(f"scale should be one real number, but got {scale!r}.")
 
 
 def with_positive_scale(query: Array, scale: Any) -> tuple[Array, Any]:

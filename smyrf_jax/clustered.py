@@ -19,7 +19,7 @@ from smyrf_jax.checks import (
 )
 from smyrf_jax.clustering import Clustering, cluster_of_tokens
 from smyrf_jax.clustering.clustering import first_slots
-from smyrf_jax.clustering.local import kept_in_windows
+from smyrf_jax.clustering.local import kept_in_windows, local_sizes
 from smyrf_jax.far_field import FarField
 from smyrf_jax.floats import finite_min, float32_at_least
 from smyrf_jax.merging import merge_attention
@@ -65,8 +65,8 @@ def clustered_attention(
             case, also when they share no cluster, so that no row is left without a key (with a far field it
             counts by its estimate then; with a window it is not added, as the window's clusters hold it).
         deduplicate: each key counts once, in however many rounds it is met, and in one cluster of a round.
-        window: query i sees key j only where -(window // 2) <= j - i < (window + 1) // 2, as well. For the
-            clusters of `local_clustering`.
+        window: query i sees key j only where -(window // 2) <= j - i < (window + 1) // 2, as well. Only for
+            the clusters of `local_clustering` with the same window.
         far_field: `Centroids` or `Features`, by whose estimates the keys count that a query shares no cluster
             with. With it, each key counts once.
         return_residual: return the logsumexp as well, with which partial attentions can be merged
@@ -84,16 +84,15 @@ def clustered_attention(
     """
     check_arguments(query, key, value, mask)
     check_implementation(implementation)
-    _check_clustering(query, clustering)
-    if window is not None:
-        check_positive(window=window)
+    clustering = Clustering(*(order.astype(jnp.int32) for order in clustering))
+    _check_clustering(query, clustering, window)
     query, scale = with_positive_scale(query, scale_of(scale, query.shape[-1]))
     query, key, value = without_masked(query, key, value, mask)
     if far_field is not None:
         if not isinstance(far_field, FarField):
             raise ValueError(f"far_field should be Centroids(...) or Features(...), but got {far_field!r}.")
         far_field.check(query.shape[-1], is_causal=is_causal, window=window)
-    if window is None and (far_field is not None or (deduplicate and clustering.key_order.shape[-3] > 1)):
+    if window is None and (far_field is not None or deduplicate):
         clustering = _each_key_in_one(clustering, key.shape[-3])
     output, logsumexp = attend_in_clusters(
         query,
@@ -167,13 +166,23 @@ def attend_in_clusters(
     return output, logsumexp
 
 
-def _check_clustering(query: Array, clustering: Clustering) -> None:
+def _check_clustering(query: Array, clustering: Clustering, window: int | None) -> None:
     rounds = [order.shape[:-1] for order in clustering]
     rows = (*query.shape[:-3], query.shape[-2])
     if rounds[0] != rounds[1] or rounds[0][:-2] != rows:
         raise ValueError(
             f"clustering should hold orders [*B, N, R, L, C] and [*B, N, R, L, K] with [*B, N] = {rows}, "
             f"but got {clustering.query_order.shape=} and {clustering.key_order.shape=}."
+        )
+    if window is None:
+        return
+    check_positive(window=window)
+    num_queries = query.shape[-3]
+    wanted = local_sizes(num_queries, window)
+    if rounds[0][-2:] != (1, wanted[0]) or tuple(order.shape[-1] for order in clustering) != wanted[1:]:
+        raise ValueError(
+            f"{window=} goes with the clusters of local_clustering alone, of {num_queries} queries and the "
+            f"same window, but got {clustering.query_order.shape=} and {clustering.key_order.shape=}."
         )
 
 

@@ -92,7 +92,7 @@ def _run(
 ) -> Any:
     """The implementation that the rules name, or the fastest of the platform that the program is for.
 
-    The loop, where arrays lie over automatic or explicit axes of a mesh, and none of them is manual yet.
+    The loop, where arrays lie over automatic or explicit axes of a mesh, and not all of them are manual.
     like: what it returns.
     """
 
@@ -110,5 +110,7 @@ def _run(
         return _by_gathers(by_gathers, False, rules, *arguments)
     if rules.implementation == "pallas":
         interpreted = gathers(None)
-        return by_platform(like, *arguments, cpu=interpreted, tpu=gathers(True), default=interpreted)
+        # What is too wide for a TPU's kernels takes the default.
+        others = gathers(False) if inputs.query.dtype.itemsize == 8 else interpreted
+        return by_platform(like, *arguments, cpu=interpreted, tpu=gathers(True), default=others)
     return by_platform(like, *arguments, cpu=looped, tpu=gathers(True), default=gathers(False))

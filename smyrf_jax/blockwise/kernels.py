@@ -299,7 +299,6 @@ def merge_rounds(
     """Output [A, T, V] and logsumexp [A, T] of the rows of rounds [A, T, V + 2].
 
     has_far: the first is a far field's.
-
     dtype: None: not divided, as rows [A, T, V + 2] for further rounds.
     """
     first = rounds[0].rows[0]

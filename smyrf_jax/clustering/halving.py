@@ -204,7 +204,9 @@ def pieces_by_kernel(
 def power_step(
     rows: Float[Array, "A n m D"], direction: Float[Array, "A n D"], count: Int[Array, "A n"]
 ) -> Float[Array, "A n D"]:
-    """The second moments of each node's rows times a direction, scaled to a largest entry of 1.
+    """The second moments of each node's rows times a direction, scaled to a largest entry of about 1.
+
+    Rows that are all alike have none, and rounding decides: any direction is as good then.
 
     Moments about the mean, (rows - mean)^T (rows - mean) direction, by one product of the rows as they are.
 

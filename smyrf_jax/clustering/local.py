@@ -28,14 +28,19 @@ def local_clustering(shape: tuple[int, ...], num_queries: int, num_keys: int, *,
         ValueError: window is not positive.
     """
     check_positive(window=window)
-    size = min(max(window, 64), max(1, num_queries))
-    num_clusters = max(1, -(-num_queries // size))
+    num_clusters, size, slots = local_sizes(num_queries, window)
     first = jnp.arange(num_clusters, dtype=jnp.int32)[:, None] * size
     queries = first + jnp.arange(size, dtype=jnp.int32)[None]
-    keys = first - window // 2 + jnp.arange(size + window - 1, dtype=jnp.int32)[None]
+    keys = first - window // 2 + jnp.arange(slots, dtype=jnp.int32)[None]
     queries = jnp.where(queries < num_queries, queries, num_queries)
     keys = jnp.where((keys >= 0) & (keys < num_keys), keys, num_keys)
     return Clustering(*(jnp.broadcast_to(order, (*shape, 1, *order.shape)) for order in (queries, keys)))
+
+
+def local_sizes(num_queries: int, window: int) -> tuple[int, int, int]:
+    """Clusters of `local_clustering`, and slots of queries and of keys that each has."""
+    size = min(max(window, 64), max(1, num_queries))
+    return max(1, -(-num_queries // size)), size, size + window - 1
 
 
 def kept_in_windows(

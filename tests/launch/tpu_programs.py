@@ -89,6 +89,8 @@ def main(chips: list[str]) -> None:
         description = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
         for dtype in ("float32", "bfloat16") if chip == "v5e" else ("float32",):
             for name, options in PROGRAMS.items():
+                if dtype != "float32" and "dtype" in options:
+                    continue  # it has one of its own
                 options = {"dtype": dtype} | options
                 row: dict[str, Any] = {"chip": chip, "dtype": options["dtype"], "name": name}
                 try:

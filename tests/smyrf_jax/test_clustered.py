@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import Dense, Smyrf, attention, clustered_attention, dense_attention, smyrf_attention
+from smyrf_jax import (
+    Clustering,
+    Dense,
+    Smyrf,
+    attention,
+    clustered_attention,
+    dense_attention,
+    smyrf_attention,
+)
 from smyrf_jax.blockwise import schedule
 from tests.smyrf_jax.reference import SHAPES, arrays_of, cluster, loss_of, padding_mask, reference
 
@@ -300,3 +308,16 @@ def test_a_clustering_of_another_batch_is_refused():
     attend = getattr(clustered_attention, "__wrapped__", clustered_attention)
     with pytest.raises(ValueError, match="clustering should hold orders"):
         attend(*arrays, clustering)
+
+
+@pytest.mark.parametrize("implementation", ["loop", "gather", "pallas"])
+def test_a_key_in_two_slots_of_a_round_counts_once(implementation):
+    """Also where there is one round."""
+    clustering = Clustering(
+        jnp.array([[[[[0, 1, 2, 3], [4, 5, 6, 6]]]]]), jnp.array([[[[[0, 1, 2, 3], [0, 1, 4, 5]]]]])
+    )
+    arrays = [jnp.zeros((1, 6, 1, 2)), *arrays_of((1, 6, 6, 1, 2, 3))[1:]]
+    options = {"deduplicate": True, "return_residual": True, "implementation": implementation}
+    _, logsumexp = clustered_attention(*arrays, clustering, **options)
+    # Zero logits: a query counts its keys. Keys 0 and 1 stay in the first cluster.
+    np.testing.assert_allclose(np.exp(logsumexp[0, :, 0]), [4, 4, 4, 4, 2, 2], rtol=1e-5)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smyrf_jax import clustered_attention, local_clustering
+from smyrf_jax import clustered_attention, local_clustering, smyrf_clustering
 from smyrf_jax.clustering.local import kept_in_windows
 from tests.smyrf_jax.reference import arrays_of
 
@@ -34,6 +34,17 @@ def test_local_windows(window, masked):
 def test_window_of_no_keys():
     with pytest.raises(ValueError, match="window must be positive"):
         local_clustering((B, N), T, T, window=0)
+
+
+def test_a_window_goes_with_its_own_clusters_alone():
+    query, key, value = arrays_of((B, T, T, N, D, 5))
+    others = (
+        local_clustering((B, N), T, T, window=9),
+        smyrf_clustering(query, key, rng=jax.random.key(0), num_hashes=1, cluster_size=T),
+    )
+    for clustering in others:
+        with pytest.raises(ValueError, match="window=5 goes with the clusters of local_clustering alone"):
+            clustered_attention(query, key, value, clustering, window=5)
 
 
 @pytest.mark.parametrize("window", [1, 7, 64, 300])
