@@ -49,6 +49,8 @@ def build_gan(config: ml_collections.ConfigDict) -> GAN:
     for name in ("num_classes", "batch_size", "d_steps", "accumulation", "num_steps"):
         if config[name] < 1:
             raise ValueError(f"config.{name} must be positive, got {config[name]}.")
+    if config.sample.num < 1:
+        raise ValueError(f"config.sample.num must be positive, got {config.sample.num}.")
     for section, name in _OLD_FIELDS:
         if name in config[section]:
             raise ValueError(f"config.{section}.{name} is no field any more: set config.num_classes.")

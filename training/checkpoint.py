@@ -1,18 +1,17 @@
 """Checkpoints: one host copy of the training state, the data position and the config."""
 
 import dataclasses
-import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from training.digests import arrays_of, digest_of_plain, digests_of
 from training.files import move_folder, path_of
 from training.processes import is_first
 
@@ -67,14 +66,29 @@ class Checkpoints:
     ):
         self.directory = directory
         self._state_fields = state_fields
+        if max_to_keep < 1 or (keep_period or 0) < 0:
+            raise ValueError(
+                "config.checkpoint.max_to_keep must be positive and keep_period not negative, got "
+                f"{max_to_keep} and {keep_period}."
+            )
+        # Every process has the whole state: the first one saves it, and nobody waits for the others.
+        read_only = read_only or not is_first()
+        mine = jax.process_index()
+        if not read_only:
+            path_of(directory).mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             keep_period=keep_period,
+            create=False,
             cleanup_tmp_directories=not read_only,  # a run may be saving what others look at
             read_only=read_only,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f"process{mine}"
+            ),
         )
         self._manager = ocp.CheckpointManager(directory, options=options)
         self._saving: int | None = None
+        self._lost: str | None = None  # what is wrong with the newest
         self._unsaved: list[str] = []
 
     def latest_step(self) -> int | None:
@@ -84,16 +98,18 @@ class Checkpoints:
     def save(self, state: Any, progress: Progress) -> int:
         """Starts to save a state of NumPy arrays; returns its step. Saves no step twice.
 
-        What fails is told by `unsaved`, and by `wait`.
+        The first process does. What fails is told by `unsaved`, and by `wait`.
         """
         self._settle()
         step = int(state.step)
-        if step != self._manager.latest_step():
-            beside = dataclasses.asdict(progress) | {"arrays": _arrays(state), "digests": _digests(state)}
+        if is_first() and step != self._manager.latest_step():
+            beside = dataclasses.asdict(progress) | {"arrays": arrays_of(state), "digests": digests_of(state)}
+            beside["digest"] = digest_of_plain(beside)
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
             self._saving = step
             try:
-                self._manager.save(step, args=items)
+                if not self._manager.save(step, args=items):
+                    raise ValueError("one of a later step is there: move it away")
             except Exception as error:  # of a disk: orbax has many
                 self._failed(error)
         return step
@@ -111,7 +127,9 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:  # of the thread that saves
             self._failed(error)
-        self._saving = None
+        else:
+            if self._saving is not None:
+                self._saving = self._lost = None
 
     def _failed(self, error: Exception) -> None:
         step, self._saving = self._saving, None
@@ -122,10 +140,11 @@ class Checkpoints:
         latest = self._manager.latest_step()
         # Without the names of files in files, which orbax has many of.
         why = re.sub(r'"[^"]*"', '"..."', " ".join(str(error).split()))[:300]
-        self._unsaved.append(
+        self._lost = (
             f"checkpoint {step} could not be written to {self.directory}: {why.rstrip('.')}. "
             f"The last one is {'none' if latest is None else f'that of step {latest}'}."
         )
+        self._unsaved.append(self._lost)
 
     def _read(self, step: int, **items: Any) -> Any:
         """Items of a checkpoint. Whatever orbax says of what it finds there, the step is named."""
@@ -146,6 +165,12 @@ class Checkpoints:
         if missing:
             raise DamagedCheckpointError(
                 f"checkpoint {step} in {self.directory} cannot be read (no {', '.join(sorted(missing))})."
+            )
+        digest = beside.pop("digest", None)
+        # Checkpoints of before have none at all.
+        if (digest is not None or "digests" in beside) and digest != digest_of_plain(beside):
+            raise DamagedCheckpointError(
+                f"checkpoint {step} in {self.directory} is not what was saved: its progress differs."
             )
         return beside
 
@@ -185,7 +210,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> list[str]:
         """Moves the checkpoints after a step out of the way, into a folder of their own; returns where to."""
-        self.wait()
+        self._settle()
         moved = []
         for newer in self._manager.all_steps():
             if newer > step:
@@ -209,7 +234,7 @@ class Checkpoints:
             ValueError: the arrays differ; names the fields that do.
         """
         beside = self._beside(step)
-        arrays = config_differences(beside["arrays"], _arrays(template))
+        arrays = config_differences(beside["arrays"], arrays_of(template))
         if arrays:
             fields = [
                 f"config.{name} is {theirs!r} in the checkpoint and {ours!r} in this run"
@@ -222,9 +247,14 @@ class Checkpoints:
                 f"{arrays[0][2]} here.) Set the field as it was, or take another --workdir."
             )
         state = jax.device_get(self._read(step, state=ocp.args.StandardRestore(template))["state"])
+        if int(state.step) != step:
+            raise DamagedCheckpointError(
+                f"checkpoint {step} in {self.directory} is not what was saved: its state is of step "
+                f"{int(state.step)}."
+            )
         # Checkpoints of before have no digests.
         digests = beside.get("digests", {})
-        broken = [name for name, digest in _digests(state).items() if digests.get(name, digest) != digest]
+        broken = [name for name, digest in digests_of(state).items() if digests.get(name, digest) != digest]
         if broken:
             raise DamagedCheckpointError(
                 f"checkpoint {step} in {self.directory} is not what was saved: {len(broken)} arrays differ, "
@@ -233,10 +263,15 @@ class Checkpoints:
         return state
 
     def wait(self) -> None:
-        """Until what was started is on disk. Raises UnsavedError for what `unsaved` has not told."""
+        """Until what was started is on disk. All processes call it.
+
+        Raises:
+            UnsavedError: the newest could not be written.
+        """
         self._settle()
-        if self._unsaved:
-            raise UnsavedError(" ".join(self.unsaved()))
+        multihost_utils.sync_global_devices("checkpoints saved")
+        if self._lost is not None:
+            raise UnsavedError(f"{self._lost} Make room: the same command goes on from there.")
 
     def close(self) -> None:
         """Waits, and lets go."""
@@ -291,23 +326,6 @@ def latest_config(workdir: str) -> dict[str, Any] | None:
         return checkpoints.newest_config()
     finally:
         checkpoints.close()
-
-
-def _by_path(state: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
-def _arrays(state: Any) -> dict[str, str]:
-    """Shape and dtype of every array, by its path."""
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _by_path(state)}
-
-
-def _digests(state: Any) -> dict[str, str]:
-    """A digest of every array's bytes, by its path."""
-    return {
-        name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()[:32] for name, leaf in _by_path(state)
-    }
 
 
 def _free(path: epath.Path) -> epath.Path:

@@ -6,13 +6,20 @@ from etils import epath
 
 
 def path_of(path: str) -> epath.Path:
-    """The path, absolute on disks. `gs://` paths stay what they are."""
-    return epath.Path(path if is_remote(path) else os.path.abspath(path))
+    """The path, absolute on disks, ~ the home folder. `gs://` paths stay what they are.
+
+    Raises:
+        ValueError: it is of another kind, as s3://.
+    """
+    kind, found, _ = path.partition("://")
+    if found and kind != "gs":
+        raise ValueError(f"{path!r} should be a path on a disk, or gs://bucket/folder.")
+    return epath.Path(path if found else os.path.abspath(os.path.expanduser(path)))
 
 
 def is_remote(path: str | epath.Path) -> bool:
     """Whether a path names a bucket and no disk: files there can neither be locked nor appended to."""
-    return "://" in os.fspath(path) or os.fspath(path).startswith("/gs/")
+    return os.fspath(path).startswith("gs://")
 
 
 def write_whole(path: str | epath.Path, data: bytes) -> None:

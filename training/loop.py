@@ -54,7 +54,7 @@ def train(
     """
     workdir = str(path_of(workdir))
     # Until all is on disk: what is announced is not lost to a second signal.
-    with StopRequest() as stop, _explained(workdir), Workdir(workdir) as folder:
+    with StopRequest() as stop, _told_to_all(), _explained(workdir), Workdir(workdir) as folder:
         checkpoints = Checkpoints(
             os.path.join(workdir, "checkpoints"),
             config.checkpoint.max_to_keep,
@@ -62,8 +62,8 @@ def train(
             task.state_fields,
         )
         try:
-            with _told_to_all():
-                state = _train(task, config, folder, devices, checkpoints, continue_finished, stop)
+            state = _train(task, config, folder, devices, checkpoints, continue_finished, stop)
+            checkpoints.wait()
         finally:  # a save under way is finished also when something failed
             checkpoints.close()
     step = checkpoints.latest_step()
@@ -152,7 +152,8 @@ def _explained(workdir: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, OSError) or error.errno not in _OF_DISKS:
             raise
-        if error.filename is not None and not str(error.filename).startswith(workdir):
+        named = str(error.filename or workdir)
+        if not named.startswith(workdir) and not workdir.startswith(named):
             raise
         raise OSError(
             error.errno,
@@ -162,7 +163,20 @@ def _explained(workdir: str) -> Iterator[None]:
         ) from error
 
 
-_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+_OF_DISKS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EFBIG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+}
 
 
 def _newest(

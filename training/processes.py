@@ -43,7 +43,12 @@ def connect(
     """
     try:
         jax.distributed.initialize(
-            coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT
+            coordinator_address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            # One that leaves with an error does not wait for the others.
+            shutdown_timeout_seconds=_HEARTBEAT,
         )
     except ValueError as error:
         # JAX has no other way to ask whether there is a cluster.

@@ -20,7 +20,7 @@ class Profile:
     """Traces the steps from `first` to `last`, in the first process; None: none."""
 
     def __init__(self, steps: tuple[int, int] | None, workdir: str):
-        self._steps, self._running = steps if is_first() else None, False
+        self._steps, self._running, self._traced = steps if is_first() else None, False, False
         self._folder = str(path_of(workdir) / "profile")
         if self._steps is not None and is_remote(self._folder):
             raise ValueError("--profile writes to disks alone: take a --workdir without gs:// for it.")
@@ -35,7 +35,7 @@ class Profile:
         given = _PROFILE.value if flags.FLAGS.is_parsed() else None
         if given is None:
             return cls(None, workdir)
-        match = re.fullmatch(r"(\d+):(\d+)", given)
+        match = re.fullmatch(r"([0-9]+):([0-9]+)", given)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ValueError(f"--profile should be first:last, steps from 1 on such as 10:15, got {given!r}.")
         return cls((int(match[1]), int(match[2])), workdir)
@@ -44,7 +44,7 @@ class Profile:
         """To be called before each step."""
         if self._steps is not None and not self._running and self._steps[0] <= step <= self._steps[1]:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-            self._running = True
+            self._running = self._traced = True
 
     def after(self, step: int, results: Any) -> None:
         """To be called after each step, with what it computes."""
@@ -54,6 +54,8 @@ class Profile:
 
     def close(self) -> None:
         """Ends a trace that is under way."""
+        if self._steps is not None and not self._traced:
+            say(f"Not traced: the run came by none of the steps {self._steps[0]} to {self._steps[1]}.")
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

@@ -97,8 +97,8 @@ class Run:
             if pending is not None:
                 self._record(*pending, clock, bar)
             state = self._save(replicas)
-        self.checkpoints.wait()
         if stopping:
+            self.checkpoints.wait()
             say(f"Asked to stop after step {step}. The same command continues.")
         return state
 

@@ -38,8 +38,11 @@ class Workdir:
             if self.path.exists() and not self.path.is_dir():
                 raise ValueError(f"--workdir={self.path} is a file: take another.")
             self.path.mkdir(parents=True, exist_ok=True)
+            if (self.path / "run.lock").is_dir():
+                raise ValueError(f"{self.path / 'run.lock'} is a folder: move it away.")
             self._stack.enter_context(_lock(self.path / "run.lock"))
             try:
+                _check_kinds(self.path)
                 _check_checkpoints(self.path / "checkpoints")
                 _check_config(self.path / "config.json")
             except BaseException:
@@ -72,17 +75,32 @@ def read_config(workdir: str) -> dict[str, Any] | None:
     """config.json of a run as plain values; None: there is none that can be read."""
     try:
         plain = json.loads((path_of(workdir) / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return plain if isinstance(plain, dict) and set(plain) >= _FIELDS else None
+
+
+# What a run leaves; of what its task leaves, the task knows.
+_FILES = ("config.json", "metrics.jsonl", "curves.png")
+_FOLDERS = ("checkpoints", "tensorboard", "profile", "samples")
+
+
+def _check_kinds(folder: epath.Path) -> None:
+    """Raises ValueError where a folder is in the place of a file, or a file in that of a folder."""
+    for names, wanted in ((_FILES, False), (_FOLDERS, True)):
+        for name in names:
+            path = folder / name
+            if path.exists() and path.is_dir() != wanted:
+                found, kind = ("a file", "a folder") if wanted else ("a folder", "a file")
+                raise ValueError(
+                    f"{path} is {found}, where a run has {kind}: take another --workdir, or move it away."
+                )
 
 
 def _check_checkpoints(folder: epath.Path) -> None:
     """Raises ValueError where a checkpoint's place is taken: old checkpoints are removed as a run goes on."""
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} should be the folder of the checkpoints, but is a file: move it away.")
     for entry in folder.iterdir():
         if entry.name.isdigit() and not _is_checkpoint(entry):
             raise ValueError(
@@ -103,7 +121,7 @@ def _check_config(path: epath.Path) -> None:
         return
     try:
         plain = json.loads(path.read_bytes())
-    except ValueError:  # cut or damaged; a run writes it anew
+    except (ValueError, RecursionError):  # cut or damaged; a run writes it anew
         say(f"DAMAGED: {path} cannot be read. It is written anew, and kept as {keep_aside(path)}.")
         return
     if not isinstance(plain, dict) or not set(plain) >= _FIELDS:

@@ -1,19 +1,26 @@
 """Metrics to a JSONL file and to TensorBoard."""
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-import tensorboardX
 from etils import epath
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from training.files import is_remote, keep_aside, path_of, write_whole
 from training.processes import say
 
+_JSONL = "metrics.jsonl"
 # Seconds between two writes of the metrics to a bucket, which knows no appending.
 _REWRITE = 30.0
+# Seconds after which a new file of events is begun, where one could not be written.
+_RETRY = 60.0
 
 
 class MetricWriter:
@@ -27,7 +34,7 @@ class MetricWriter:
 
     def __init__(self, workdir: str, step: int):
         folder = path_of(workdir)
-        self.path = str(folder / "metrics.jsonl")
+        self.path = str(folder / _JSONL)
         rows, damaged = read_rows(self.path)
         if damaged:
             copy = keep_aside(epath.Path(self.path))
@@ -36,7 +43,7 @@ class MetricWriter:
         write_whole(self.path, "".join(self._rows).encode())
         self._file = None if is_remote(folder) else open(self.path, "a")  # noqa: SIM115
         self._written = time.monotonic()
-        self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._tensorboard = _TensorBoard(folder / "tensorboard", step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a row."""
@@ -48,11 +55,11 @@ class MetricWriter:
             self._rows.append(row)
             if time.monotonic() - self._written > _REWRITE:
                 self.flush()
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.write(step, metrics)
 
     def flush(self) -> None:
         """All rows are in the file when this returns."""
+        self._tensorboard.flush()
         if self._file is None:
             write_whole(self.path, "".join(self._rows).encode())
             self._written = time.monotonic()
@@ -72,6 +79,53 @@ class MetricWriter:
         self._tensorboard.close()
 
 
+class _TensorBoard:
+    """A file of events, written at once, without a thread: a full disk costs a run these and no more.
+
+    step: the first to be written. What an earlier attempt has from there on, TensorBoard leaves out.
+    """
+
+    def __init__(self, folder: epath.Path, step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._told, self._again = folder, False, 0.0
+        self._writer: Any = None
+        self._attempt(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        values = [summary.scalar(name, value).value[0] for name, value in metrics.items()]
+        self._attempt(Event(step=step, summary=summary.Summary(value=values)))
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._attempt(None)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+    def _attempt(self, event: Any) -> None:
+        if time.monotonic() < self._again:
+            return
+        try:
+            if self._writer is None:
+                # A name of its own, also within a second.
+                suffix = f".{os.getpid()}.{time.perf_counter_ns()}"
+                self._writer = EventsWriter(str(self._folder / "events"), suffix)
+            if event is not None:
+                event.wall_time = time.time()
+                self._writer.write_event(event)
+            if event is None or not is_remote(self._folder):
+                self._writer.flush()
+        except OSError as error:
+            self.close()
+            self._writer = None
+            self._again = time.monotonic() + _RETRY
+            if not self._told:
+                say(f"NOT WRITTEN: events of {self._folder} ({error.strerror}). {_JSONL} has all rows.")
+            self._told = True
+
+
 def read_rows(path: str) -> tuple[list[dict[str, Any]], int]:
     """The rows of a metrics.jsonl, and how many lines are none.
 
@@ -85,9 +139,10 @@ def read_rows(path: str) -> tuple[list[dict[str, Any]], int]:
     for line in (*lines, last):
         try:
             row = json.loads(line)
-            if not isinstance(row["step"], int):
+            if type(row["step"]) is not int or not all(type(value) in (int, float) for value in row.values()):
                 raise ValueError
             rows.append(row)
-        except (ValueError, TypeError, KeyError):  # not JSON, not UTF-8, no object, no step
+        # Not JSON, not UTF-8, no object, no step, no numbers; nested without end.
+        except (ValueError, TypeError, KeyError, RecursionError):
             damaged += bool(line) and line is not last
     return rows, damaged

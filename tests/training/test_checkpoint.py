@@ -11,6 +11,7 @@ from training.checkpoint import (
     Checkpoints,
     DamagedCheckpointError,
     Progress,
+    UnsavedError,
     config_differences,
     restore_latest,
 )
@@ -137,3 +138,40 @@ def test_a_damaged_checkpoint_that_is_asked_for_or_the_only_one_is_an_error(tmp_
         restore_latest(str(tmp_path), template(500), {}, step=4)
     with pytest.raises(DamagedCheckpointError, match="No other is left: take another --workdir, or remove"):
         restore_latest(str(tmp_path), template(500), {})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_bit_beside_the_state_is_flipped_unseen(tmp_path):
+    """Where the data begins and the config lie there, and the digests themselves."""
+    directory = saved_steps(tmp_path, (4, 6))
+    path = directory / "6" / "progress" / "metadata"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << (place % 8)
+        path.write_bytes(broken)
+        assert int(restore_latest(str(tmp_path), template(500), {"width": 500}).step) == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_of_another_step_than_its_name_says(tmp_path):
+    directory = saved_steps(tmp_path, (4, 6))
+    (directory / "6").rename(directory / "60")
+    checkpoints = Checkpoints(str(directory))
+    restored = checkpoints.newest(template(500), {"width": 500})
+    assert int(restored.state.step) == 4
+    assert "checkpoint 60 in" in str(restored.damaged[0])
+    assert "its state is of step 6" in str(restored.damaged[0])
+    # It is in the way of others until it is set aside.
+    checkpoints.save(state_of(8, 500), Progress(80, {}))
+    with pytest.raises(UnsavedError, match="checkpoint 8 could not be written.*one of a later step is there"):
+        checkpoints.wait()
+    checkpoints.set_aside(4)
+    checkpoints.save(state_of(8, 500), Progress(80, {}))
+    checkpoints.close()
+    assert int(restore_latest(str(tmp_path), template(500), {}).step) == 8
+
+
+def test_settings_that_keep_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_to_keep must be positive"):
+        Checkpoints(str(tmp_path), max_to_keep=0)

@@ -88,6 +88,16 @@ def test_a_killed_process_ends_the_others_and_a_restart_goes_on(killed, whole, t
     assert rows(tmp_path) == rows(whole)
 
 
+def test_where_one_alone_fails_all_end(tmp_path):
+    """The first one finds another program's file in the way."""
+    (tmp_path / "metrics.jsonl").mkdir()
+    began = time.monotonic()
+    found = ended(start("tests.training.numbers", 2, 1, f"--workdir={tmp_path}"))
+    assert time.monotonic() - began < 90
+    assert all(status != 0 for status, _, _ in found)
+    assert "metrics.jsonl is a folder, where a run has a file" in found[0][2]
+
+
 def test_flags_that_are_missing_are_named():
     command = [sys.executable, "-m", "tests.training.numbers", "--workdir=x", "--num_processes=2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -44,6 +44,13 @@ def test_a_run_that_ends_before_the_last_step_of_a_trace_keeps_it(tmp_path):
     assert list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
 
 
+def test_steps_that_a_run_has_not_are_told(tmp_path, capsys):
+    config = make_config()
+    with flagsaver.flagsaver(profile="50:60"):
+        loop.train(Numbers(tmp_path, config, 1), config, str(tmp_path), jax.devices()[:1])
+    assert "Not traced: the run came by none of the steps 50 to 60." in capsys.readouterr().out
+
+
 def test_how_long_steps_take_is_a_metric(tmp_path):
     config = make_config()
     loop.train(Numbers(tmp_path, config, 1), config, str(tmp_path), jax.devices()[:1])

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from tests.training.numbers import Numbers, make_config, rows, saved
-from training import loop, workdir
+from training import loop, workdir, writers
 from training.checkpoint import Checkpoints, Progress, UnsavedError, latest_config
 from training.files import path_of, write_whole
 from training.workdir import Workdir, read_config
@@ -102,7 +102,10 @@ def test_where_files_know_no_locks_a_run_that_beats_is_alive(tmp_path, capsys):
             "1000 is no checkpoint of this program: take",
         ),
         ("checkpoints/7", "", "7 is no checkpoint of this program"),
-        ("checkpoints", "", "should be the folder of the checkpoints, but is a file"),
+        ("checkpoints", "", "checkpoints is a file, where a run has a folder"),
+        ("tensorboard", "", "tensorboard is a file, where a run has a folder"),
+        ("metrics.jsonl/file", "", "metrics.jsonl is a folder, where a run has a file"),
+        ("config.json/file", "", "config.json is a folder, where a run has a file"),
         ("config.json", '{"model": "other"}', "config.json is no config of this program"),
         ("config.json", "[1, 2]", "config.json is no config of this program"),
     ],
@@ -119,6 +122,46 @@ def test_a_workdir_that_is_a_file(config, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ValueError, match="run is a file: take another"):
         train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/run", "file:///run", "memory://run"])
+def test_other_kinds_of_paths_are_refused(path):
+    with pytest.raises(ValueError, match="should be a path on a disk, or gs://bucket/folder"):
+        path_of(path)
+
+
+def test_a_tilde_is_the_home_folder():
+    assert str(path_of("~/run")) == os.path.expanduser("~/run")
+    assert str(path_of("gs://bucket/run")) == "gs://bucket/run"
+
+
+def test_a_folder_below_a_file_is_named(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=rf"--workdir={tmp_path}/file/run cannot be written"):
+        train(config, tmp_path / "file" / "run")
+
+
+def test_events_that_cannot_be_written_stop_no_run(config, tmp_path, capsys, monkeypatch):
+    """A disk that is full for a while."""
+    full = [False]
+    real = writers.EventsWriter.write_event
+
+    def write_event(self, event):
+        if full[0] and event.HasField("summary"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, event)
+
+    def at_batch(number):
+        full[0] = number in (3, 4)
+
+    monkeypatch.setattr(writers.EventsWriter, "write_event", write_event)
+    monkeypatch.setattr(writers, "_RETRY", 0.0)
+    train(config, tmp_path, at_batch=at_batch)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 7))
+    out = capsys.readouterr().out
+    assert out.count("NOT WRITTEN: events of") == 1
+    assert "No space left on device" in out
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 3
 
 
 def test_a_start_that_fails_leaves_nothing(config, tmp_path, monkeypatch):

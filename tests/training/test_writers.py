@@ -19,7 +19,20 @@ def test_rows_of_an_attempt_that_was_cut_short_are_dropped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", [b"\xff\xfe\x00", b"{}", b"[3]", b'{"step": "two"}', b'{"a": 1.0}', b"7", b'{"step": 2, "a"']
+    "broken",
+    [
+        b"\xff\xfe\x00",
+        b"{}",
+        b"[3]",
+        b'{"step": "two"}',
+        b'{"step": true}',
+        b'{"a": 1.0}',
+        b"7",
+        b'{"step": 2, "a"',
+        b'{"step": 2, "a": "x"}',
+        b'{"step": 2, "a": null}',
+        pytest.param(200_000 * b"[", id="nested"),
+    ],
 )
 def test_rows_that_cannot_be_read_are_dropped_and_kept_in_a_copy(broken, tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
