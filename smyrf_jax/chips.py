@@ -9,6 +9,8 @@ import jax
 # Bytes of a gather's source, by the chip: half of a small vector memory (16 MB), less of a large one (128 MB;
 # v5p 64 MB), which holds other arrays as well.
 SOURCE_BYTES = {"v2": 2**23, "v3": 2**23, "v4": 2**23, "v5e": 9 * 2**22, "v5p": 5 * 2**22, "v6e": 9 * 2**22}
+# Numbers of a register's row: rows of fewer take as much room.
+LANES = 128
 _KINDS = {
     "v5 lite": "v5e",
     "v5litepod": "v5e",
@@ -47,6 +49,11 @@ def source_bytes() -> int:
     A row costs 2 cycles then, and 22 where it comes from a larger array.
     """
     return SOURCE_BYTES[of_program()]
+
+
+def row_bytes(words: int, itemsize: int) -> int:
+    """Bytes that a row of so many words takes in vector memory."""
+    return -(-words // LANES) * LANES * itemsize
 
 
 def of_program() -> str:

@@ -119,9 +119,8 @@ def _run(
     **_: Any,
 ) -> list[Any]:
     if any(not isinstance(size, int) for leaf in leaves for size in leaf.shape):
-        platform = (
-            platform if platform == "cpu" else ""
-        )  # what jax.export knows as a symbol is no grid's size
+        # What jax.export knows as a symbol is no grid's size.
+        platform = platform if platform == "cpu" else ""
     if platform == "tpu":
         # Mosaic's kernels know no numbers of 64 bits. Where arrays have none, no constant does either.
         wide = any(leaf.dtype.itemsize == 8 for leaf in leaves)

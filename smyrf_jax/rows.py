@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
 from smyrf_jax.batching import in_groups, with_merged_batch
-from smyrf_jax.chips import source_bytes
+from smyrf_jax.chips import row_bytes, source_bytes
 from smyrf_jax.floats import float32_at_least
 from smyrf_jax.sharding import is_partitioned
 
@@ -54,7 +54,7 @@ def _take_rows_of_each(empty: bool, tokens: Array, order: Array) -> Array:
                 index = jnp.where(order < length, index, tokens.shape[0] * length)
             return source.at[index].get(mode="promise_in_bounds")
 
-        row = -(-width // 128) * 128 * tokens.dtype.itemsize
+        row = row_bytes(width, tokens.dtype.itemsize)
         found: Array = in_groups(group, tokens.shape[0], source_bytes() // (length * row), tokens, order)
         return found.reshape(shape)
 

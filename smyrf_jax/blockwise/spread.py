@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from smyrf_jax.chips import source_bytes
+from smyrf_jax.chips import LANES, row_bytes, source_bytes
 
-LANES = 128
 # Bytes of a token's rows of all pieces, whose blocks lie in vector memory at once. Where they would be more,
 # there is one source, however large, and a gathered row takes ten times as long.
 PIECES_BYTES = 2**11
@@ -37,7 +36,7 @@ class Spread(NamedTuple):
 
 def spread_of(length: int, words: int, itemsize: int = 4) -> Spread:
     """A spread of rows of `length` tokens."""
-    row = -(-words // LANES) * LANES * itemsize
+    row = row_bytes(words, itemsize)
     most = max(8, source_bytes() // row)
     if length <= most:
         return Spread(length, words, 1, 1)
@@ -138,7 +137,7 @@ class Packed(NamedTuple):
 
 def packed_of(slots: int, words: int, block: int, itemsize: int = 4) -> Packed:
     """How rows of so many slots are written. block: slots of a cluster, or of a part of it that is a tile."""
-    row = -(-words // LANES) * LANES * itemsize
+    row = row_bytes(words, itemsize)
     most = max(8, source_bytes() // row)
     groups = 1
     while groups * 2 * words <= LANES and groups * most < slots and block % (groups * 16) == 0:

@@ -9,8 +9,7 @@ from jax import Array
 from jax.experimental import layout
 
 from smyrf_jax.batching import in_groups, one_after_another
-from smyrf_jax.blockwise.spread import LANES
-from smyrf_jax.chips import source_bytes
+from smyrf_jax.chips import LANES, row_bytes, source_bytes
 from smyrf_jax.platforms import is_exported
 
 # Bytes of the rows of all rounds, above which rounds are taken one by one.
@@ -48,7 +47,7 @@ class Steps:
 
         arrays: [units * rep, ...] and [units, ...].
         """
-        row = -(-words // LANES) * LANES * self.dtype.itemsize
+        row = row_bytes(words, self.dtype.itemsize)
         bytes_of_unit = max(self.rep * self.num_queries, self.num_keys) * row
         if not isinstance(self.units, int):
             return function(*arrays)
@@ -93,7 +92,7 @@ class Steps:
 
         One, where vector memory holds them, or where the head is one of many, whose arrays are larger.
         """
-        row = LANES * self.dtype.itemsize
+        row = row_bytes(1, self.dtype.itemsize)
         known = isinstance(rows, int) and isinstance(heads, int)
         if self.whole or not known or heads > 1 or self.units >= PARTS:
             return 1
@@ -103,7 +102,7 @@ class Steps:
 
     def unrolled(self, heads: int, words: int) -> bool:
         """Whether a step has rows for all rounds."""
-        row = -(-words // LANES) * LANES * self.dtype.itemsize
+        row = row_bytes(words, self.dtype.itemsize)
         rows = heads * self.rounds * self.num_clusters * self.query_order.shape[-1]
         few = not isinstance(rows, int) or rows * row <= ROUNDS_BYTES
         return self.rounds == 1 or (self.rounds <= 4 and few)

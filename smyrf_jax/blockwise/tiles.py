@@ -9,7 +9,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from smyrf_jax.blockwise.packing import Layout
-from smyrf_jax.blockwise.spread import LANES, Taken
+from smyrf_jax.blockwise.spread import Taken
+from smyrf_jax.chips import LANES
 
 # Queries and keys of a product: what fits, with its logits, into 16 MB of vector memory several times.
 BLOCK = 512

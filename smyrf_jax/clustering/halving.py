@@ -8,8 +8,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from smyrf_jax.batching import with_merged_batch
-from smyrf_jax.clustering.halving_kernel import NO_TOKEN
-from smyrf_jax.clustering.sets import LEVELS, Sets, fits, halved
+from smyrf_jax.clustering.sets import LEVELS, fits, halved, sets_of
 from smyrf_jax.clustering.sorting import SIGN, ordered_bits
 from smyrf_jax.floats import float32_at_least
 from smyrf_jax.platforms import Call, by_platform, result
@@ -183,9 +182,10 @@ def pieces_by_kernel(
         both = jnp.stack([-(-counts[-1] // 2), counts[-1] // 2], axis=-1)
         counts.append(both.reshape(len(both), -1))
     size = -(-slots // 2**times)
-    sets = Sets(
-        jnp.swapaxes(rows.reshape(-1, slots, rows.shape[-1]), 1, 2).astype(jnp.float32),
-        jnp.where(order < length, order, NO_TOKEN).reshape(-1, slots),
+    sets = sets_of(
+        rows.reshape(-1, slots, rows.shape[-1]),
+        order.reshape(-1, slots),
+        length,
         jnp.concatenate([of[:, ::2] for of in counts[1:]], axis=1),
         counts[-1],
     )

@@ -43,6 +43,18 @@ class Sets(NamedTuple):
     sizes: Int[Array, "G leaves"]
 
 
+def sets_of(
+    rows: Float[Array, "G m P"],
+    tokens: Int[Array, "G m"],
+    length: int,
+    first: Int[Array, "G inner"],
+    sizes: Int[Array, "G leaves"],
+) -> Sets:
+    """Sets of tokens, `length` marking empty slots, and of the coordinates of each."""
+    coordinates = jnp.swapaxes(rows, 1, 2).astype(jnp.float32)
+    return Sets(coordinates, jnp.where(tokens < length, tokens, NO_TOKEN), first, sizes)
+
+
 def fits(num_coordinates: int, slots: Sequence[int], lengths: Sequence[int]) -> bool:
     """Whether sets of so many slots, of queries and of keys, can be halved at once. lengths: all tokens."""
     if min(num_coordinates, *slots) <= 0 or max(lengths) >= NO_TOKEN:

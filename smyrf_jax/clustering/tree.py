@@ -14,7 +14,6 @@ from smyrf_jax.clustering import sets
 from smyrf_jax.clustering.balance import balance_of
 from smyrf_jax.clustering.clustering import Clustering
 from smyrf_jax.clustering.halving import halves, power_step
-from smyrf_jax.clustering.halving_kernel import NO_TOKEN
 from smyrf_jax.clustering.nodes import Nodes
 from smyrf_jax.floats import float32_at_least
 from smyrf_jax.padding import without_masked
@@ -232,9 +231,10 @@ def _several_levels(
         sizes.append(min(nodes.slots(level + levels, side.length, side.size), tokens.shape[1]))
         spare.append(nodes.spare(level + levels, side.length, sizes[-1], masked=side.masked))
         halved_sets.append(
-            sets.Sets(
-                jnp.swapaxes(rows.reshape(*tokens.shape, -1), 1, 2).astype(jnp.float32),
-                jnp.where(tokens < side.length, tokens, NO_TOKEN),
+            sets.sets_of(
+                rows.reshape(*tokens.shape, -1),
+                tokens,
+                side.length,
                 of_levels([nodes.tokens(at + 1, side.kept)[:, ::2] for at in some]),
                 of_groups(last),
             )

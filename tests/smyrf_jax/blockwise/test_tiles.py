@@ -2,8 +2,8 @@
 
 import itertools
 
-from smyrf_jax.blockwise.spread import LANES
 from smyrf_jax.blockwise.tiles import BLOCK, tiles_of
+from smyrf_jax.chips import LANES
 
 
 def test_tiles_are_of_whole_sublanes_and_several_of_whole_lanes():
