@@ -59,8 +59,12 @@ def disturbed(workdir: pathlib.Path, processes: int, kills: int, rng: random.Ran
     counts = {"SIGKILL": 0, "SIGTERM": 0, "of one process": 0, "before its first save": 0, "within a save": 0}
     while counts["SIGKILL"] + counts["SIGTERM"] < kills:
         found = begin(workdir, processes)
-        # From before the first step to some time into the steps.
-        time.sleep(rng.uniform(2, 9))
+        if rng.random() < 0.2:  # while it starts
+            time.sleep(rng.uniform(0, 6))
+        else:
+            while not holds(workdir, found[0]) and found[0].poll() is None:
+                time.sleep(0.1)
+            time.sleep(rng.uniform(0, 4))
         if any(process.poll() is not None for process in found):
             ended(found, 600)
             break  # it has all its steps
