@@ -15,6 +15,7 @@ from smyrf_jax import (
     cluster_of_tokens,
     clustered_attention,
     dense_attention,
+    local_clustering,
     orthogonal_projection,
     smyrf_clustering,
     tree_clustering,
@@ -267,7 +268,7 @@ def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(ValueError, match="cannot be causal.*Features, or no far field"):
         attend(clustering, is_causal=True)
     with pytest.raises(ValueError, match="a window may hide some"):
-        attend(clustering, window=3)
+        attend(local_clustering((B, N), T, T, window=3), window=3)
     with pytest.raises(ValueError, match="means_per_cluster must be a power of two, got means_per_cluster=3"):
         Centroids(3)
     with pytest.raises(ValueError, match=r"projection should be \[P, 6\], but got shape \(9, 5\)"):
