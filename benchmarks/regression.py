@@ -102,7 +102,7 @@ class Side:
         return seconds
 
 
-def main(against: str, turns: int) -> None:
+def main(against: str, only: str, turns: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
             ["git", "archive", against, "smyrf_jax"], cwd=ROOT, check=True, capture_output=True
@@ -112,7 +112,7 @@ def main(against: str, turns: int) -> None:
         order = random.Random(0)
         print(f"| | | before ({against}), ms | now, ms | now / before | memory, MB | now / before |")
         print("|---|---|---|---|---|---|---|")
-        for label in CASES:
+        for label in (label for label in CASES if only in label):
             for kind in ("forward", "forward+backward"):
                 times: dict[str, list[float]] = {name: [] for name in sides}
                 for _ in range(turns):
@@ -134,10 +134,11 @@ def main(against: str, turns: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--against", default="HEAD~1", help="the commit to compare with")
+    parser.add_argument("--only", default="", help="cases that contain this")
     parser.add_argument("--turns", type=int, default=15, help="of each side in each case")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.serve:
         serve()
     else:
-        main(flags.against, flags.turns)
+        main(flags.against, flags.only, flags.turns)
