@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from smyrf_jax.blockwise.schedule import LOGITS_A_STEP, QUERIES_A_STEP
+from smyrf_jax.blockwise.schedule import LOGITS_A_STEP, fewest_queries
 from smyrf_jax.checks import check_positive
 
 # Time of clustered attention, forward and backward, in units of a query-key pair of dense attention by XLA:
@@ -115,7 +115,7 @@ class Problem:
 
     def step(self, size: int, keys: int, num_clusters: int) -> int:
         """Logits of a step of the loop over clusters of `size` queries and `keys` keys."""
-        piece = self.batch * min(size, QUERIES_A_STEP) * keys
+        piece = self.batch * min(size, fewest_queries(keys)) * keys
         return min(max(LOGITS_A_STEP, piece), self.batch * self.heads * num_clusters * size * keys)
 
 

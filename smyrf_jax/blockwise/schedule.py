@@ -7,8 +7,8 @@ from jax import Array
 
 from smyrf_jax.clustering import Clustering
 
-# Logits of one step, in all samples; and the queries that a cluster is not cut below, lest its keys are
-# gathered too often.
+# Logits of one step, in all samples; and the queries that a cluster is not cut below, or twice its keys if
+# those are fewer, lest its keys are gathered too often.
 LOGITS_A_STEP = 2**19
 QUERIES_A_STEP = 1024
 
@@ -26,6 +26,11 @@ class Step(NamedTuple):
     hash_round: Array
 
 
+def fewest_queries(num_keys: int) -> int:
+    """Queries that a cluster of so many keys is not cut below."""
+    return min(QUERIES_A_STEP, max(1, 2 * num_keys))
+
+
 def steps_of(clustering: Clustering, num_queries: int, num_keys: int, samples: int) -> Step:
     """The clusters of a sample, a few a step; the steps are stacked along the first axis.
 
@@ -34,7 +39,7 @@ def steps_of(clustering: Clustering, num_queries: int, num_keys: int, samples: i
     queries, keys = clustering
     heads, rounds, num_clusters, size = queries.shape
     pairs = max(1, samples * heads * size * keys.shape[-1])
-    pieces = max(1, min(-(-pairs // LOGITS_A_STEP), size // QUERIES_A_STEP))
+    pieces = max(1, min(-(-pairs // LOGITS_A_STEP), size // fewest_queries(keys.shape[-1])))
     piece = -(-size // pieces)
     queries = _filled_up(queries, pieces * piece, num_queries)
     queries = queries.reshape(heads, rounds, num_clusters * pieces, piece)
