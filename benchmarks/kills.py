@@ -73,7 +73,7 @@ def disturbed(workdir: pathlib.Path, processes: int, kills: int, rng: random.Ran
             time.sleep(0.001)
         which = rng.choice([signal.SIGKILL, signal.SIGTERM])
         one = processes > 1 and rng.random() < 0.3
-        while one and not holds(workdir, found[0]):
+        while one and not holds(workdir, found[0]) and found[0].poll() is None:
             time.sleep(0.1)  # until they have met: the others would wait five minutes for it
         counts["before its first save"] += not any(saved.glob("[0-9]*"))
         counts["within a save"] += within_a_save(saved)
@@ -83,6 +83,18 @@ def disturbed(workdir: pathlib.Path, processes: int, kills: int, rng: random.Ran
         counts["of one process"] += one
         ended(found)
     return counts
+
+
+def write(kinds: list[str], table_rows: list[list[str]]) -> None:
+    header = ["", "runs", *kinds, "same end, bit by bit"]
+    lines = [
+        f"Runs of {STEPS[1]} steps (of two processes {STEPS[2]}) that save after each, ended at random",
+        "moments and started anew, against one that nobody disturbed: the last state and all rows of",
+        "metrics. `python -m benchmarks.kills`",
+        "",
+        *table(header, table_rows),
+    ]
+    (RESULTS / "kills.md").write_text("\n".join(lines))
 
 
 def main(single: int, paired: int) -> None:
@@ -109,15 +121,7 @@ def main(single: int, paired: int) -> None:
                     f"{name}, run {runs}: {counts}, {'the same end' if alike else 'ANOTHER END'}", flush=True
                 )
             table_rows.append([name, str(runs), *map(str, counts.values()), f"{same} of {runs}"])
-    header = ["", "runs", *counts, "same end, bit by bit"]
-    lines = [
-        f"Runs of {STEPS[1]} steps (of two processes {STEPS[2]}) that save after each, ended at random",
-        "moments and started anew, against one that nobody disturbed: the last state and all rows of",
-        "metrics. `python -m benchmarks.kills`",
-        "",
-        *table(header, table_rows),
-    ]
-    (RESULTS / "kills.md").write_text("\n".join(lines))
+            write(list(counts), table_rows)
 
 
 if __name__ == "__main__":
