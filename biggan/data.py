@@ -15,6 +15,7 @@ from PIL import Image
 
 from biggan.images import Element, ImageError, too_small
 from biggan.sources import Photos, Source
+from training.files import write_whole
 from training.photographs import middle_square, random_square
 
 
@@ -183,5 +184,5 @@ def write_array_record(
         "class_names": source.class_names,
         "skipped": skipped,
     }
-    (target / "info.json").write_text(json.dumps(info, indent=1))
+    write_whole(target / "info.json", json.dumps(info, indent=1).encode())
     return skipped
