@@ -77,7 +77,7 @@ def disturbed(workdir: pathlib.Path, processes: int, kills: int, rng: random.Ran
             time.sleep(0.1)  # until they have met: the others would wait five minutes for it
         counts["before its first save"] += not any(saved.glob("[0-9]*"))
         counts["within a save"] += within_a_save(saved)
-        for process in found[:1] if one else found:
+        for process in [rng.choice(found)] if one else found:
             process.send_signal(which)
         counts[which.name] += 1
         counts["of one process"] += one

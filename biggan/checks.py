@@ -9,7 +9,8 @@ from etils import epath
 from biggan.images import ImageError, too_small
 from biggan.listing import some
 from biggan.sources import Sized, Source
-from training.files import write_whole
+from training.files import keep_aside, write_whole
+from training.processes import is_first, say
 
 # Headers that are read at most, evenly spread over the images.
 MOST_HEADERS = 20_000
@@ -39,15 +40,27 @@ def keep_classes(names: list[str], path: str, resumed: bool, write: bool) -> Non
         ValueError: they are others, or in another order; names both.
     """
     file = epath.Path(path)
-    if resumed and file.exists():
-        before = json.loads(file.read_text())
-        if before != names:
-            raise ValueError(
-                f"this run began with the classes {some(before, 20)} ({path}), but the data in "
-                f"config.data.path has {some(names, 20)}. Take the data of before, or another --workdir."
-            )
-    elif write:
+    before = _kept_classes(file) if resumed and file.exists() else None
+    if before is not None and before != names:
+        raise ValueError(
+            f"this run began with the classes {some(before, 20)} ({path}), but the data in "
+            f"config.data.path has {some(names, 20)}. Take the data of before, or another --workdir."
+        )
+    if before is None and write:
         write_whole(file, json.dumps(names, indent=1).encode())
+
+
+def _kept_classes(file: epath.Path) -> list[str] | None:
+    """What was kept; None: it is damaged, and a copy stays."""
+    try:
+        names = json.loads(file.read_bytes())
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+    except (ValueError, RecursionError):
+        pass
+    if is_first():
+        say(f"DAMAGED: {file} cannot be read. It is written anew, and kept as {keep_aside(file)}.")
+    return None
 
 
 def check_sizes(
@@ -76,11 +89,11 @@ def check_sizes(
     num = min(len(source), most)
     places = np.linspace(0, len(source) - 1, num).round().astype(int)
     with concurrent.futures.ThreadPoolExecutor(max(num_threads, 1)) as pool:
-        faults = [fault for fault in pool.map(fault, places.tolist()) if fault is not None]
+        faults = [found for found in pool.map(fault, places.tolist()) if found is not None]
     if not faults:
         return []
     among = f"{num} images" if num == len(source) else f"{num} images looked at, of {len(source)},"
-    first = "; ".join(fault.rstrip(".") for fault in faults[:5]) + ("; ..." if len(faults) > 5 else ".")
+    first = "; ".join(found.rstrip(".") for found in faults[:5]) + ("; ..." if len(faults) > 5 else ".")
     remark = f"{len(faults)} of {among} cannot be used at {resolution}x{resolution}: {first}"
     if not skip_corrupt:
         raise ImageError(f"{remark} Set config.data.skip_corrupt to go on without them.")

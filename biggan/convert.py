@@ -8,6 +8,7 @@ their sizes, classes, what cannot be used and what was left out, and writes a sh
 It ends with status 1 if an image cannot be used and --skip_corrupt is not given.
 """
 
+import os
 import sys
 
 from absl import app, flags, logging
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
             classes=_CLASSES.value,
             skip_corrupt=_SKIP.value,
         )
-        status = convert(source, _OUT.value) if _OUT.value else check(source)
+        status = convert(source, os.path.expanduser(_OUT.value)) if _OUT.value else check(source)
     except (OSError, ValueError) as error:
         # What a run says of its config, with the names that the flags have here.
         sys.exit(str(error).replace("config.data.", "--").replace("config.num_classes", "--classes"))

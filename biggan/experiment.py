@@ -111,9 +111,9 @@ def build_data(
     resolution = config.generator.resolution
     source = open_source(**data, classes=config.num_classes > 1)
     check_classes(source, config.num_classes)
+    remarks = check_sizes(source, resolution, config.data.skip_corrupt, config.data.num_threads)
     if source.class_names is not None:
         keep_classes(source.class_names, classes_file, resumed=start > 0, write=is_first())
-    remarks = check_sizes(source, resolution, config.data.skip_corrupt, config.data.num_threads)
     stream, readable = pipeline(
         source,
         resolution=resolution,
@@ -135,6 +135,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 
     Raises:
         FileNotFoundError: there is no run.
+        ValueError: it is none of a GAN.
     """
     config = workdir_config(workdir)
     if config is None:
@@ -143,6 +144,8 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         raise FileNotFoundError(
             f"--workdir={workdir!r} holds no run: there is no checkpoint, nor a config.json that can be read."
         )
+    if "generator" not in config:
+        raise ValueError(f"--workdir={workdir!r} holds a run, but none of a GAN.")
     if "num_classes" not in config:  # runs of before have it in both networks
         config["num_classes"] = config["generator"]["num_classes"]
         for section, name in _OLD_FIELDS:

@@ -150,6 +150,8 @@ class ClassProjection(nn.Module):
     @nn.compact
     def __call__(self, labels: Int[Array, " B"]) -> Float[Array, "B F"]:
         kernel = self.param("kernel", orthogonal, (self.features, self.num_classes))
+        # Negative numbers would count from the end.
+        labels = jnp.where(labels < 0, self.num_classes, labels)
         return jnp.take(kernel, labels, axis=1, mode="fill").T.astype(self.dtype)
 
 

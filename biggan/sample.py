@@ -10,6 +10,7 @@ from biggan.experiment import build_gan, build_state, read_config, restore_state
 from biggan.pictures import save_grid, save_picture
 from biggan.sampling import Sampler, standing_statistics
 from biggan.torch_weights import from_state_dict, read_state_dict
+from training.files import path_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "of the checkpoint; default: the newest.")
@@ -45,7 +46,8 @@ def main(argv: list[str]) -> None:
         variables = standing_statistics(generator, variables, rng_standing, truncation=_TRUNCATION.value)
     sampler = Sampler(generator, _TRUNCATION.value)
     images = sampler(variables, rng_samples, _NUM.value, _LABEL.value)
-    folder = _OUT.value or os.path.join(_WORKDIR.value, f"sampled_{name}_seed{_SEED.value}")
+    own = os.path.join(_WORKDIR.value, f"sampled_{name}_seed{_SEED.value}")
+    folder = str(path_of(_OUT.value or own))
     save_grid(images, os.path.join(folder, "grid.png"))
     for index, image in enumerate(tqdm(images, desc="writing", unit="image")):
         save_picture(image, os.path.join(folder, f"{index:05d}.png"))

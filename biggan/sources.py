@@ -1,5 +1,6 @@
 """Where images come from: photos, folder, tar, tfds, array_record."""
 
+import os
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -107,6 +108,7 @@ def open_source(
             if source
             else "config.data.path is missing: a folder of images, a .tar file, or records of biggan.convert."
         )
+    path = os.path.expanduser(path)
     source = source or _kind(path)
     if classes and source in ("photos", "tar"):
         raise ValueError(

@@ -15,10 +15,11 @@ fi
 rm -f train.status
 touch train.log
 from=$(($(wc -c <train.log) + 1))
+child=
+trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
 "$@" >>train.log 2>&1 &
 child=$!
 echo "$child" >train.pid
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
 
 tail -c "+$from" -f --sleep-interval=0.2 --pid="$child" train.log 9>&- &
 shown=$!

@@ -1,5 +1,6 @@
 """Checkpoints: one host copy of the training state, the data position and the config."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -9,14 +10,13 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from training.digests import arrays_of, digest_of_plain, digests_of
-from training.files import move_folder, path_of
-from training.processes import is_first
+from training.files import free_name, move_folder, path_of
+from training.processes import is_first, of_first
 
 # What orbax logs are tracebacks of its threads, and its options; what matters of them is told here in a line.
-logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
 
 
 class UnsavedError(Exception):
@@ -93,6 +93,8 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
+        if not is_first():  # it does not know what the first one has saved
+            self._manager.reload()
         return self._manager.latest_step()
 
     def save(self, state: Any, progress: Progress) -> int:
@@ -133,8 +135,11 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> None:
         step, self._saving = self._saving, None
-        self._manager.reload()
-        if is_first():  # it may be what fills the disk
+        if step is None:  # told before
+            return
+        with contextlib.suppress(Exception):  # what ails the disk may ail this too
+            self._manager.reload()
+            # It may be what fills the disk.
             for part in epath.Path(self.directory).glob(f"{step}.orbax-checkpoint-tmp*"):
                 part.rmtree(missing_ok=True)
         latest = self._manager.latest_step()
@@ -199,26 +204,23 @@ class Checkpoints:
             )
         return None
 
-    def newest_config(self) -> dict[str, Any] | None:
-        """The config of the newest checkpoint that can be read; None: there is none."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return self.progress(step).config
-            except DamagedCheckpointError:
-                continue
-        return None
+    def of_step(self, step: int, template: Any, config: Mapping[str, Any]) -> Restored:
+        """The checkpoint of a step, which may have been written since this was made. Raises as `restore`."""
+        self._manager.reload()
+        return Restored(self.restore(step, template, config), self.progress(step), [])
 
     def set_aside(self, step: int) -> list[str]:
-        """Moves the checkpoints after a step out of the way, into a folder of their own; returns where to."""
+        """Moves the checkpoints after a step out of the way, into a folder of their own; returns where to.
+
+        The first process does.
+        """
         self._settle()
         moved = []
         for newer in self._manager.all_steps():
             if newer > step:
-                target = f"{self.directory}.damaged/{newer}"
-                moved.append(target)
-                if is_first():
-                    move_folder(epath.Path(self.directory) / str(newer), _free(epath.Path(target)))
-        multihost_utils.sync_global_devices("checkpoints set aside")
+                target = free_name(epath.Path(f"{self.directory}.damaged/{newer}"))
+                move_folder(epath.Path(self.directory) / str(newer), target)
+                moved.append(str(target))
         self._manager.reload()
         return moved
 
@@ -269,9 +271,10 @@ class Checkpoints:
             UnsavedError: the newest could not be written.
         """
         self._settle()
-        multihost_utils.sync_global_devices("checkpoints saved")
-        if self._lost is not None:
-            raise UnsavedError(f"{self._lost} Make room: the same command goes on from there.")
+        lost = bool(of_first(self._lost is not None))
+        if lost:
+            what = self._lost or "the first process could not write the last checkpoint: see what it says."
+            raise UnsavedError(f"{what} Make room: the same command goes on from there.")
 
     def close(self) -> None:
         """Waits, and lets go."""
@@ -323,17 +326,12 @@ def latest_config(workdir: str) -> dict[str, Any] | None:
         return None
     checkpoints = Checkpoints(str(directory), read_only=True)
     try:
-        return checkpoints.newest_config()
+        for step in sorted(checkpoints._manager.all_steps(), reverse=True):
+            with contextlib.suppress(DamagedCheckpointError):
+                return checkpoints.progress(step).config
+        return None
     finally:
         checkpoints.close()
-
-
-def _free(path: epath.Path) -> epath.Path:
-    """The path, or with a number behind it, where nothing is yet."""
-    number, free = 1, path
-    while free.exists():
-        number, free = number + 1, epath.Path(f"{path}.{number}")
-    return free
 
 
 def config_differences(

@@ -29,21 +29,31 @@ def write_whole(path: str | epath.Path, data: bytes) -> None:
     if is_remote(path):  # a bucket's objects appear when they are whole
         path.write_bytes(data)
         return
-    part = path.parent / f"{path.name}.part"
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = path.parent / f"{path.name}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def keep_aside(path: epath.Path) -> epath.Path:
     """Copies a damaged file to a name of its own beside it, and says where to."""
-    number, copy = 1, path.parent / f"{path.name}.damaged"
-    while copy.exists():
-        number, copy = number + 1, path.parent / f"{path.name}.damaged.{number}"
+    copy = free_name(path.parent / f"{path.name}.damaged")
     write_whole(copy, path.read_bytes())
     return copy
+
+
+def free_name(path: epath.Path) -> epath.Path:
+    """The path, or with a number behind it, where nothing is yet."""
+    number, free = 1, path
+    while free.exists():
+        number, free = number + 1, path.parent / f"{path.name}.{number}"
+    return free
 
 
 def move_folder(folder: epath.Path, target: epath.Path) -> None:

@@ -13,7 +13,7 @@ from etils import epath
 
 from training.checkpoint import Checkpoints, Progress, Restored, config_differences
 from training.files import path_of
-from training.processes import is_first, say
+from training.processes import is_first, of_first, say
 from training.profiling import Profile
 from training.run import Run
 from training.stopping import StopRequest
@@ -64,6 +64,8 @@ def train(
         try:
             state = _train(task, config, folder, devices, checkpoints, continue_finished, stop)
             checkpoints.wait()
+            if stop.obeyed:
+                say(f"Asked to stop after step {int(state.step)}. The same command continues.")
         finally:  # a save under way is finished also when something failed
             checkpoints.close()
     step = checkpoints.latest_step()
@@ -96,6 +98,7 @@ def _train(
         config.num_steps += first
         say(f"The run has its steps; trains on to step {config.num_steps}.")
     if first >= config.num_steps:
+        profile.close()
         say(f"The run has its {config.num_steps} steps. For more: --config.num_steps={2 * config.num_steps}.")
         if is_first() and not all(epath.Path(path).exists() for path in task.results().values()):
             # It was cut after its last checkpoint.
@@ -128,6 +131,10 @@ def _train(
         return run(state, stop)
 
 
+# Steps that are none.
+_NONE, _FAILED = -1, -2
+
+
 @contextlib.contextmanager
 def _told_to_all() -> Iterator[None]:
     """Where there are several processes, says what failed at once: what follows may wait for the others."""
@@ -152,8 +159,9 @@ def _explained(workdir: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, OSError) or error.errno not in _OF_DISKS:
             raise
-        named = str(error.filename or workdir)
-        if not named.startswith(workdir) and not workdir.startswith(named):
+        named = epath.Path(os.fspath(error.filename or workdir))
+        folder = epath.Path(workdir)
+        if folder not in (named, *named.parents) and named not in folder.parents:
             raise
         raise OSError(
             error.errno,
@@ -186,15 +194,32 @@ def _newest(
     workdir: str,
     devices: Sequence[jax.Device],
 ) -> Restored | None:
-    """What the run goes on from, and says so; what is damaged is set aside."""
+    """What the run goes on from, and says so; what is damaged is set aside.
+
+    The first process finds it, and the others take the same: it may have waited for the folder, and they not.
+    """
     where = f"{len(devices)} x {devices[0].device_kind}"
     if jax.process_count() > 1:
         where += f" of {jax.process_count()} processes"
-    restored = checkpoints.newest(template, config)
+    restored: Restored | None = None
+    failed: Exception | None = None
+    step = _NONE
+    if is_first():
+        try:
+            restored = checkpoints.newest(template, config)
+            step = _NONE if restored is None else int(restored.state.step)
+        except Exception as found:
+            failed, step = found, _FAILED
+    step = of_first(step)
+    if failed is not None:
+        raise failed
+    if step == _FAILED:
+        raise RuntimeError("the first process could not read the checkpoints: see what it says.")
+    if step != _NONE and not is_first():
+        restored = checkpoints.of_step(step, template, config)
     if restored is None:
         say(f"A new run in {workdir} on {where}.")
         return None
-    step = int(restored.state.step)
     for error in restored.damaged:
         say(f"DAMAGED: {error}")
     if restored.damaged:

@@ -4,7 +4,9 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 # Seconds after which a process that gives no sign of life is given up, and the others end.
@@ -59,6 +61,13 @@ def connect(
 def is_first() -> bool:
     """Whether this process writes what a run leaves, and speaks: one of them does."""
     return jax.process_index() == 0
+
+
+def of_first(number: int) -> int:
+    """The number that the first process gives. All processes call it, and wait for each other."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def say(message: str, every_process: bool = False) -> None:

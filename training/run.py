@@ -97,9 +97,7 @@ class Run:
             if pending is not None:
                 self._record(*pending, clock, bar)
             state = self._save(replicas)
-        if stopping:
-            self.checkpoints.wait()
-            say(f"Asked to stop after step {step}. The same command continues.")
+            stop.obeyed = True
         return state
 
     def _tell(self) -> None:

@@ -5,10 +5,13 @@ from typing import Any
 
 
 class StopRequest:
-    """Becomes true when the process is asked to end (SIGTERM, Ctrl-C): the run saves and leaves."""
+    """What the process is asked from outside (SIGTERM, Ctrl-C): to save and leave.
+
+    requested: of this process. obeyed: the run has ended for it, or for the wish of another process.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.obeyed = False
         self._before: dict[int, Any] = {}
 
     def _note(self, number: int, frame: Any) -> None:

@@ -37,10 +37,14 @@ class Workdir:
         if is_first():
             if self.path.exists() and not self.path.is_dir():
                 raise ValueError(f"--workdir={self.path} is a file: take another.")
+            made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            if (self.path / "run.lock").is_dir():
-                raise ValueError(f"{self.path / 'run.lock'} is a folder: move it away.")
-            self._stack.enter_context(_lock(self.path / "run.lock"))
+            lock = self.path / "run.lock"
+            if lock.is_dir():
+                raise ValueError(f"{lock} is a folder: move it away.")
+            self._stack.enter_context(_lock(lock))
+            if made:
+                self._stack.callback(self._remove_if_empty)  # before the lock is free
             try:
                 _check_kinds(self.path)
                 _check_checkpoints(self.path / "checkpoints")
@@ -54,17 +58,16 @@ class Workdir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        if is_first() and error is not None:
-            self._remove_if_empty()
 
     def _remove_if_empty(self) -> None:
-        """A start that failed leaves nothing, unless there was something before."""
-        checkpoints = self.path / "checkpoints"
+        """A start that failed leaves nothing: the folder that it has made goes again."""
         with contextlib.suppress(OSError):
-            if checkpoints.is_dir() and not any(checkpoints.iterdir()):
-                checkpoints.rmdir()
-            if {entry.name for entry in self.path.iterdir()} <= {"run.lock"}:
-                self.path.rmtree()
+            entries = {entry.name: entry for entry in self.path.iterdir()}
+            if set(entries) <= {"run.lock", "checkpoints"}:
+                if "checkpoints" in entries:
+                    entries["checkpoints"].rmdir()  # of an empty one alone
+                entries["run.lock"].unlink()
+                self.path.rmdir()
 
     def write_config(self, plain: dict[str, Any]) -> None:
         """Writes config.json, whole or not at all."""
@@ -162,35 +165,36 @@ def _taken(path: epath.Path, who: str) -> ValueError:
 def _lock_by_beats(path: epath.Path, seconds: float = 20.0, beats: int = 4) -> Iterator[None]:
     """`_lock` where files know no locks: whoever holds it writes anew every so many seconds.
 
-    Who has missed so many beats is dead.
+    Who has missed so many beats is dead. If it was not, but slept, it finds the lock taken and ends at once.
     """
     mine = {"who": _who(), "token": uuid.uuid4().hex}
-
-    def content() -> Any:
-        try:
-            return json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            return None
-
-    found = content()
+    found = _content(path)
     if found is not None:
-        who = found.get("who", "unknown") if isinstance(found, dict) else "unknown"
+        who = found.get("who", "unknown")
         say(f"{path} was left by a run ({who}). Waits {beats * seconds:.0f} s to see whether it lives.")
         for _ in range(beats):
             time.sleep(seconds)
-            if content() not in (found, None):
+            if _content(path) not in (found, None):
                 raise _taken(path, who)
+    write_whole(path, json.dumps(mine).encode())
+    time.sleep(seconds / 10)  # of two that begin at once, the last to write has it
+    now = _content(path)
+    if now is None or now.get("token") != mine["token"]:
+        raise _taken(path, (now or {}).get("who", "unknown"))
     ended = threading.Event()
 
     def beat() -> None:
         count = 0
-        while not ended.is_set():
-            with contextlib.suppress(OSError):  # the next beat tries again
-                write_whole(path, json.dumps(mine | {"beat": count}).encode())
+        while not ended.wait(seconds):
             count += 1
-            ended.wait(seconds)
+            try:
+                now = _content(path)
+                if now is not None and now.get("token") != mine["token"]:
+                    _give_up(path)
+                write_whole(path, json.dumps(mine | {"beat": count}).encode())
+            except Exception:  # of networks, of many kinds: the next beat tries again
+                continue
 
-    write_whole(path, json.dumps(mine).encode())
     thread = threading.Thread(target=beat, name="lock", daemon=True)
     thread.start()
     try:
@@ -198,4 +202,22 @@ def _lock_by_beats(path: epath.Path, seconds: float = 20.0, beats: int = 4) -> I
     finally:
         ended.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if (_content(path) or {}).get("token") == mine["token"]:
+            path.unlink(missing_ok=True)
+
+
+def _content(path: epath.Path) -> dict[str, Any] | None:
+    """Of a lock that beats; None: there is none. Whatever else is there counts as somebody's."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _give_up(path: epath.Path) -> None:
+    """Ends this process without saving: two runs would mix in one folder."""
+    say(f"LOST: another run has taken {path}, as this one was not heard of for a while. This one ends.", True)
+    os._exit(1)

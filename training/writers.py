@@ -54,7 +54,11 @@ class MetricWriter:
         else:
             self._rows.append(row)
             if time.monotonic() - self._written > _REWRITE:
-                self.flush()
+                self._written = time.monotonic()
+                try:
+                    self.flush()
+                except Exception as error:  # of networks, of many kinds
+                    say(f"NOT WRITTEN: {self.path} ({error}). It is tried again.")
         self._tensorboard.write(step, metrics)
 
     def flush(self) -> None:
@@ -73,10 +77,12 @@ class MetricWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-        self._tensorboard.close()
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+            self._tensorboard.close()
 
 
 class _TensorBoard:
@@ -101,7 +107,7 @@ class _TensorBoard:
 
     def close(self) -> None:
         if self._writer is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 self._writer.close()
 
     def _attempt(self, event: Any) -> None:
@@ -117,26 +123,26 @@ class _TensorBoard:
                 self._writer.write_event(event)
             if event is None or not is_remote(self._folder):
                 self._writer.flush()
-        except OSError as error:
+        except Exception as error:  # of disks and networks, of many kinds
             self.close()
             self._writer = None
             self._again = time.monotonic() + _RETRY
             if not self._told:
-                say(f"NOT WRITTEN: events of {self._folder} ({error.strerror}). {_JSONL} has all rows.")
+                say(f"NOT WRITTEN: events of {self._folder} ({error}). {_JSONL} has all rows.")
             self._told = True
 
 
 def read_rows(path: str) -> tuple[list[dict[str, Any]], int]:
     """The rows of a metrics.jsonl, and how many lines are none.
 
-    A last line without an end is neither: it was being written when a run was cut.
+    A last line without an end is none of these, if it cannot be read: it was being written as a run was cut.
     """
     file = epath.Path(path)
     if not file.exists():
         return [], 0
-    *lines, last = file.read_bytes().split(b"\n")
+    lines = file.read_bytes().split(b"\n")
     rows, damaged = [], 0
-    for line in (*lines, last):
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             if type(row["step"]) is not int or not all(type(value) in (int, float) for value in row.values()):
@@ -144,5 +150,5 @@ def read_rows(path: str) -> tuple[list[dict[str, Any]], int]:
             rows.append(row)
         # Not JSON, not UTF-8, no object, no step, no numbers; nested without end.
         except (ValueError, TypeError, KeyError, RecursionError):
-            damaged += bool(line) and line is not last
+            damaged += bool(line) and number < len(lines)
     return rows, damaged

@@ -201,7 +201,7 @@ def test_classes_of_records(records):
 def test_a_tar_that_is_cut_or_damaged(images, tmp_path, cut):
     path = packed(images, tmp_path / "images.tar")
     with tarfile.open(path) as tar:
-        second, third = tar.getmembers()[1:]
+        third = tar.getmembers()[2]
     data = bytearray(path.read_bytes())
     if cut == "a header":
         data[third.offset : third.offset + 512] = bytes(512)
@@ -211,7 +211,6 @@ def test_a_tar_that_is_cut_or_damaged(images, tmp_path, cut):
         del data[places.get(cut, end) :]
     path.write_bytes(data)
     left = 3 if cut == "before the end" else 2
-    assert second.offset < third.offset
     with pytest.raises(
         ValueError, match=rf"is cut or damaged at byte \d+ of \d+: {left} images.*skip_corrupt"
     ):

@@ -134,6 +134,7 @@ def main(argv: list[str]) -> None:
             os.kill(os.getpid(), flags.FLAGS.signal)
 
     devices = jax.devices()
+    time.sleep(flags.FLAGS.late)
     task = Numbers(epath.Path(flags.FLAGS.workdir), config, len(devices), at_batch)
     loop.train(task, config, flags.FLAGS.workdir, devices)
 
@@ -144,6 +145,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("at", 0, "the batch at which it does.")
     flags.DEFINE_integer("num_steps", 6, "of the run.")
     flags.DEFINE_integer("width", 3, "of the state.")
+    flags.DEFINE_float("late", 0.0, "seconds that this process begins after it has met the others.")
     flags.DEFINE_float("seconds", 0.0, "that each batch takes.")
     flags.DEFINE_integer("every", 2, "steps from one checkpoint to the next.")
     app.run(main)

@@ -70,6 +70,27 @@ def test_a_damaged_checkpoint_is_set_aside_by_one(whole, tmp_path):
     assert rows(tmp_path) == rows(whole)
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_processes_that_come_late_take_the_same_checkpoint(late, whole, tmp_path):
+    """One is damaged, and one appears while the first process is still to come."""
+    train(tmp_path, 2, 1)
+    directory = tmp_path / "checkpoints"
+    (directory / "6").rename(tmp_path / "kept")
+    for path in (directory / "4").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    flags = [[], []]
+    flags[late] = ["--late=6"]
+    processes = start("tests.training.numbers", 2, 1, f"--workdir={tmp_path}", of_each=flags)
+    if late == 0:
+        time.sleep(5)
+        (tmp_path / "kept").rename(directory / "6")
+    found = ended(processes)
+    assert [status for status, _, _ in found] == [0, 0], found
+    chex.assert_trees_all_equal(saved(tmp_path), saved(whole))
+    assert rows(tmp_path) == rows(whole)
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_others_and_a_restart_goes_on(killed, whole, tmp_path):
     flags = [[], []]

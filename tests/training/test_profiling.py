@@ -55,5 +55,6 @@ def test_how_long_steps_take_is_a_metric(tmp_path):
     config = make_config()
     loop.train(Numbers(tmp_path, config, 1), config, str(tmp_path), jax.devices()[:1])
     rows, _ = read_rows(str(tmp_path / "metrics.jsonl"))
+    assert len(rows) == 6
     assert all(row["seconds_waiting_for_data"] > 0 for row in rows)
     assert all(row["seconds_per_step"] > 0 for row in rows[1:])

@@ -93,6 +93,36 @@ def test_where_files_know_no_locks_a_run_that_beats_is_alive(tmp_path, capsys):
     assert "was left by a run (process 1 on a host)" in capsys.readouterr().out
 
 
+def test_of_two_that_take_a_lock_at_once_one_has_it(tmp_path, monkeypatch):
+    """Each wrote before it could see the other."""
+    path = path_of(str(tmp_path / "run.lock"))
+    real = workdir.write_whole
+
+    def write_whole(where, data):
+        real(where, data)
+        real(where, json.dumps({"who": "the other", "token": "x"}).encode())
+
+    monkeypatch.setattr(workdir, "write_whole", write_whole)
+    with pytest.raises(ValueError, match=r"another run is at work in .* \(the other\)"):
+        workdir._lock_by_beats(path, 0.05, 4).__enter__()
+    assert json.loads(path.read_text())["token"] == "x"
+
+
+def test_who_has_slept_finds_its_lock_taken_and_ends(tmp_path, monkeypatch):
+    path = path_of(str(tmp_path / "run.lock"))
+    ended = threading.Event()
+
+    def give_up(where):
+        ended.set()
+        raise RuntimeError("the process would have ended")
+
+    monkeypatch.setattr(workdir, "_give_up", give_up)
+    with workdir._lock_by_beats(path, 0.05, 4):
+        path.write_text(json.dumps({"who": "the other", "token": "x"}))
+        assert ended.wait(30)
+    assert json.loads(path.read_text())["token"] == "x"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
