@@ -9,8 +9,9 @@ from tqdm import tqdm
 from biggan.experiment import build_gan, build_state, read_config, restore_state
 from biggan.pictures import save_grid, save_picture
 from biggan.sampling import Sampler, standing_statistics
-from biggan.torch_weights import from_state_dict, read_state_dict
+from biggan.torch_weights import from_state_dict
 from training.files import path_of
+from training.state_dicts import read_state_dict
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "of the checkpoint; default: the newest.")

@@ -1,4 +1,4 @@
-"""Reading weights of the PyTorch program; that they give its images is tested in test_golden.py."""
+"""Weights of the PyTorch program; that they give its images is tested in test_golden.py."""
 
 import pathlib
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from biggan import Generator
-from biggan.torch_weights import from_state_dict, read_state_dict, torch_name
+from biggan.torch_weights import from_state_dict, torch_name
+from training.state_dicts import read_state_dict
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "biggan_celeba32_dense.npz"
 
@@ -54,64 +55,7 @@ def test_an_npz_file(template, state_dict, tmp_path):
     np.testing.assert_array_equal(kernel, state_dict["blocks.0.0.conv1.weight"].transpose(2, 3, 1, 0))
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.mark.parametrize("form", ["plain", "nested", "deep", "parallel", "averaged", "compiled", "beside"])
-def test_files_of_torch(torch, state_dict, tmp_path, form):
-    """As programs leave them: in dictionaries, beside an optimizer, under names with a prefix."""
-    tensors = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in state_dict.items()}
-    prefixed = {f"module.{name}": tensor for name, tensor in tensors.items()}
-    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
-    forms = {
-        "plain": tensors,
-        "nested": {"state_dict": tensors},
-        "deep": {"model": {"G_ema": tensors}},
-        "parallel": {"state_dict": prefixed, "epoch": 3},
-        "averaged": prefixed | {"n_averaged": torch.tensor(7)},
-        "compiled": {f"_orig_mod.{name}": tensor for name, tensor in prefixed.items()},
-        "beside": {"state_dict": tensors, "optimizer": optimizer, "epoch": 3},
-    }
-    torch.save(forms[form], tmp_path / "G.pth")
-    read = read_state_dict(str(tmp_path / "G.pth"))
-    assert read.keys() == state_dict.keys()
-    for name, array in state_dict.items():
-        np.testing.assert_array_equal(read[name], array)
-
-
-def test_half_precision(torch, tmp_path):
-    values = torch.tensor([1.0, -2.5])
-    torch.save({"a": values.bfloat16(), "b": values.half()}, tmp_path / "G.pth")
-    read = read_state_dict(str(tmp_path / "G.pth"))
-    assert (read["a"].dtype, read["b"].dtype) == (np.float32, np.float16)
-    np.testing.assert_array_equal(read["a"], [1, -2.5])
-
-
-def test_files_of_torch_that_are_no_state_dict(torch, tmp_path):
-    path, one = str(tmp_path / "G.pth"), {"a": torch.zeros(2)}
-    for content, said in (
-        ({"G": one, "G_ema": one}, r"holds several state dicts: G \(1\), G_ema \(1\)\. Save the one"),
-        (
-            {"decay": 0.9, "shadow_params": [torch.zeros(2)]},
-            r"no state dict: decay \(a float\), shadow_params",
-        ),
-        ([torch.zeros(2)], "no state dict: a list"),
-        ({}, "no state dict: nothing"),
-        (torch.nn.Linear(2, 2), r"cannot read the weights file .*network\.state_dict\(\)"),
-        ({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, r"the tensor a of .*G\.pth cannot be taken to NumPy"),
-    ):
-        torch.save(content, path)
-        with pytest.raises(ValueError, match=said):
-            read_state_dict(path)
-    for name in ("G.pth", "G.npz"):
-        (tmp_path / name).write_bytes(b"PK\3\4 cut")
-        with pytest.raises(ValueError, match=f"cannot read the weights file .*{name}"):
-            read_state_dict(str(tmp_path / name))
-
-
-def test_what_does_not_fit_is_named(template, state_dict, tmp_path):
+def test_what_does_not_fit_is_named(template, state_dict):
     from_state_dict(template, state_dict)
     changed = state_dict | {"extra": np.zeros(1), "linear.bias": np.zeros(3), "linear.sv0": np.zeros(2)}
     del changed["linear.weight"]
@@ -124,5 +68,3 @@ def test_what_does_not_fit_is_named(template, state_dict, tmp_path):
         "linear.sv0 is (2,), not ()",
     ):
         assert fault in str(error.value)
-    with pytest.raises(FileNotFoundError, match=r"no weights file .*none.pth"):
-        read_state_dict(str(tmp_path / "none.pth"))
