@@ -21,7 +21,8 @@ from absl import app, flags, logging
 from benchmarks.tables import table
 from configs import imdb_minilm_smyrf
 from smyrf_jax import Method, method_from_config
-from training.checkpoint import config_differences, restore_latest
+from training.checkpoint import config_differences
+from training.restoring import restore
 from transformer.buckets import encode
 from transformer.finetune import FinetuneTask, splits_of, train
 from transformer.pretrained import load_encoder
@@ -90,7 +91,7 @@ def swapped_accuracies(seed: int) -> dict[str, float]:
     config.attentions = ml_collections.ConfigDict(SWAPPED)
     task = FinetuneTask(config, splits_of(config), folder, jax.local_devices()[:1])
     template = jax.eval_shape(task.initial_state)
-    state = restore_latest(folder, template, config.to_dict(), state_fields=task.state_fields)
+    state = restore(folder, lambda saved: template, config.to_dict(), state_fields=task.state_fields)
     return {name: found["test"]["accuracy"] for name, found in task.test(state.params).items()}
 
 

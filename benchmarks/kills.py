@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.tables import RESULTS, table
 from tests.training.many import ended, start
 from tests.training.numbers import State, rows
-from training.checkpoint import restore_latest
+from training.restoring import restore
 
 # Two processes agree on each save, which takes a second on loopback.
 STEPS, WIDTH = {1: 60, 2: 20}, 300_000
@@ -42,7 +42,7 @@ def begin(workdir: pathlib.Path, processes: int) -> Any:
 
 def end_of(workdir: pathlib.Path) -> tuple[Any, list[dict[str, float]]]:
     template = jax.eval_shape(lambda: State(np.zeros((), np.int32), np.ones(WIDTH, np.float32)))
-    return restore_latest(str(workdir), template, {}), rows(workdir)
+    return restore(str(workdir), lambda saved: template, {}), rows(workdir)
 
 
 def holds(workdir: pathlib.Path, process: Any) -> bool:

@@ -18,9 +18,9 @@ from biggan.sources import open_source
 from biggan.state import GANState, init_state
 from biggan.train_step import GAN
 from smyrf_jax import method_from_config
-from training.checkpoint import latest_config, restore_latest
 from training.parallel import AXIS
 from training.processes import is_first
+from training.restoring import NEWEST, latest_config, restore
 from training.workdir import read_config as workdir_config
 
 # How the names of the config's fields begin that decide what arrays a state has.
@@ -153,11 +153,23 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(config)
 
 
-def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | None = None) -> GANState:
-    """The state of a checkpoint of the run in `workdir`; step None: the newest.
+def build_saved_state(config: ml_collections.ConfigDict, gan: GAN, saved: Mapping[str, Any]) -> GANState:
+    """The state that a checkpoint of a run with the config `saved` has: averages can be switched on and off."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.ema.on = saved["ema"]["on"]
+    return build_state(config, gan)
+
+
+def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | str = NEWEST) -> GANState:
+    """The state of a checkpoint of the run in `workdir`: of a step, the "newest" or the "best".
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
     """
-    template = jax.eval_shape(lambda: build_state(config, build_gan(config)))
-    return restore_latest(workdir, template, config.to_dict(), step=step, state_fields=STATE_FIELDS)
+    gan = build_gan(config)
+
+    def template(saved: Mapping[str, Any]) -> Any:
+        return jax.eval_shape(lambda: build_saved_state(config, gan, saved))
+
+    return restore(workdir, template, config.to_dict(), step=step, state_fields=STATE_FIELDS)

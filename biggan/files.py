@@ -1,4 +1,4 @@
-"""Images in files: folders, and uncompressed tar files. On this machine or, as gs://, on another."""
+"""Images in files: folders, uncompressed tar files, zip files. On this machine or, as gs://, on another."""
 
 import contextlib
 import io
@@ -6,12 +6,13 @@ import os
 import tarfile
 import threading
 import weakref
+import zipfile
 from typing import Any
 
 from etils import epath
 
 from biggan.images import SUFFIXES, Element, ImageError, decode, printable, size_of, usable
-from biggan.listing import list_folder, list_tar, some
+from biggan.listing import list_folder, list_tar, list_zip, some
 
 _OTHERS = (
     "Other sources are array_record (info.json and *.array_record files of biggan.convert) and tfds "
@@ -149,3 +150,52 @@ class Tar:
             return read(min(member.size, _HEADER))
         except ImageError:
             return read(member.size)
+
+
+class Zip:
+    """Image members of a zip file; read in place. It has no classes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a zip file, or without images.
+    """
+
+    class_names: list[str] | None = None
+
+    def __init__(self, path: str):
+        file = epath.Path(path)
+        if not file.exists() or file.is_dir():
+            raise FileNotFoundError(f"config.data.path: there is no zip file {path!r}.")
+        stack = contextlib.ExitStack()
+        weakref.finalize(self, stack.close)
+        try:
+            self._zip = stack.enter_context(zipfile.ZipFile(stack.enter_context(file.open("rb"))))
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"config.data.path: {path!r} is no zip file, or cut: {error}.") from error
+        self._names, left = list_zip(self._zip)
+        self.remarks, self._path = left.remarks(), path
+        if not self._names:
+            raise ValueError(
+                f"config.data.path: the zip file {path!r} holds no {', '.join(SUFFIXES)} files. "
+                f"{' '.join(self.remarks)}".rstrip()
+            )
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return printable(f"{self._path}:{self._names[index]}")
+
+    def __getitem__(self, index: int) -> Element:
+        name = self.name(index)
+        data = usable(name, lambda: self._zip.read(self._names[index]))
+        return Element(image=decode(data, name), label=0, name=name)
+
+    def size(self, index: int) -> tuple[int, int]:
+        name = self.name(index)
+
+        def read() -> tuple[int, int]:
+            with self._zip.open(self._names[index]) as opened:
+                return size_of(opened, name)
+
+        return usable(name, read)

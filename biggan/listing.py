@@ -1,9 +1,10 @@
-"""Which files are images, in folders and tar files, and what is passed over."""
+"""Which files are images, in folders, tar and zip files, and what is passed over."""
 
 import collections
 import os
 import posixpath
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -119,6 +120,13 @@ def list_tar(file: Any) -> tuple[list[Member], LeftOut, str]:
         place = tar.offset
         fault = "" if _ends(file, place) else f"is cut or damaged at byte {min(place, size)} of {size}"
     return sorted(members), left, fault
+
+
+def list_zip(file: zipfile.ZipFile) -> tuple[list[str], LeftOut]:
+    """Images in a zip file, sorted by name."""
+    left = LeftOut()
+    files = [member.filename for member in file.infolist() if not member.is_dir()]
+    return sorted(filter(left.takes, files)), left
 
 
 def _ends(file: Any, place: int) -> bool:

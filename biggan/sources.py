@@ -1,4 +1,4 @@
-"""Where images come from: photos, folder, tar, tfds, array_record."""
+"""Where images come from: photos, folder, tar, zip, arrays, tfds, array_record."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from etils import epath
 
-from biggan.files import Folder, Tar
+from biggan.arrays import Arrays
+from biggan.files import Folder, Tar, Zip
 from biggan.images import Element
 from biggan.records import TFDS, ArrayRecord
 from training.photographs import NAMES, photograph
@@ -60,7 +61,10 @@ def _kind(path: str) -> str:
     if not place.is_dir():
         if ".tar" in place.name:
             return "tar"
-        raise ValueError(f"config.data.path: {path!r} is neither a folder nor a .tar file.")
+        for suffix, kind in ((".zip", "zip"), (".npy", "arrays"), (".npz", "arrays")):
+            if place.name.lower().endswith(suffix):
+                return kind
+        raise ValueError(f"config.data.path: {path!r} is neither a folder nor a .tar, .zip, .npy or .npz file.")
     if (place / "info.json").exists() and any(f.name.endswith(".array_record") for f in place.iterdir()):
         return "array_record"
     if (place / "features.json").exists():
@@ -79,7 +83,7 @@ def open_source(
 ) -> Source:
     """The images that config.data names.
 
-    source: "photos", "folder", "tar", "tfds" or "array_record"; "": what lies at the path. path: where
+    source: "photos", "folder", "tar", "zip", "arrays", "tfds" or "array_record"; "": what lies at the path. path: where
     they are, on this machine or, as gs://, on another. name, split: of a TFDS data set. classes: labels
     are wanted. skip_corrupt: a file that ends too early gives what it has.
 
@@ -90,6 +94,8 @@ def open_source(
         "photos": Photos,
         "folder": lambda: Folder(path, classes),
         "tar": lambda: Tar(path, skip_corrupt),
+        "zip": lambda: Zip(path),
+        "arrays": lambda: Arrays(path),
         "tfds": lambda: TFDS(name, path, split, classes),
         "array_record": lambda: ArrayRecord(path, classes, skip_corrupt),
     }
@@ -106,11 +112,11 @@ def open_source(
         raise ValueError(
             f"config.data.source={source!r} wants config.data.path."
             if source
-            else "config.data.path is missing: a folder of images, a .tar file, or records of biggan.convert."
+            else "config.data.path is missing: a folder of images, a .tar or .zip file, or records of biggan.convert."
         )
     path = os.path.expanduser(path)
     source = source or _kind(path)
-    if classes and source in ("photos", "tar"):
+    if classes and source in ("photos", "tar", "zip", "arrays"):
         raise ValueError(
             f"config.data.source={source!r} has no classes, but config.num_classes asks for them."
         )

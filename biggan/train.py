@@ -43,7 +43,6 @@ class GANTask(Task):
         self._num_skipped = 0
         self._remarks: list[str] = []
         self.examples_per_step = images_per_step(config, len(devices))
-        self.evaluate_every = config.sample.every
 
     def initial_state(self) -> GANState:
         return build_state(self._config, self._gan)

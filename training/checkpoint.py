@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,11 +31,16 @@ class DamagedCheckpointError(Exception):
 class Progress:
     """What a checkpoint holds beside the state.
 
-    examples_seen: taken from the data, over all replicas. config: as plain values.
+    examples_seen: taken from the data, over all replicas. config: as plain values. metrics: of an evaluation
+    of the state, if that is why it is kept.
     """
 
     examples_seen: int
     config: dict[str, Any]
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+Template = Callable[[Mapping[str, Any]], Any]
 
 
 class Restored(NamedTuple):
@@ -97,6 +102,10 @@ class Checkpoints:
             self._manager.reload()
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All there are, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
     def save(self, state: Any, progress: Progress) -> int:
         """Starts to save a state of NumPy arrays; returns its step. Saves no step twice.
 
@@ -105,16 +114,20 @@ class Checkpoints:
         self._settle()
         step = int(state.step)
         if is_first() and step != self._manager.latest_step():
-            beside = dataclasses.asdict(progress) | {"arrays": arrays_of(state), "digests": digests_of(state)}
-            beside["digest"] = digest_of_plain(beside)
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
-            self._saving = step
-            try:
-                if not self._manager.save(step, args=items):
-                    raise ValueError("one of a later step is there: move it away")
-            except Exception as error:  # of a disk: orbax has many
-                self._failed(error)
+            self._start(step, state, progress)
         return step
+
+    def _start(self, step: int, state: Any, progress: Progress, force: bool = False) -> None:
+        """force: also where a later step is there."""
+        beside = dataclasses.asdict(progress) | {"arrays": arrays_of(state), "digests": digests_of(state)}
+        beside["digest"] = digest_of_plain(beside)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
+        self._saving = step
+        try:
+            if not self._manager.save(step, args=items, force=force):
+                raise ValueError("one of a later step is there: move it away")
+        except Exception as error:  # of a disk: orbax has many
+            self._failed(error)
 
     def unsaved(self) -> list[str]:
         """A line for each save that has failed since the last call. Waits for none."""
@@ -122,6 +135,17 @@ class Checkpoints:
             self._settle()
         found, self._unsaved = self._unsaved, []
         return found
+
+    def replace(self, state: Any, progress: Progress) -> None:
+        """Saves a state, of whatever step, and removes all others when it is on disk. max_to_keep: 2 or more."""
+        step, others = int(state.step), set(self.steps())
+        if step in others:
+            self._manager.delete(step)
+        self._start(step, state, progress, force=True)
+        self._settle()
+        if self._lost is None:
+            for other in others - {step}:
+                self._manager.delete(other)
 
     def _settle(self) -> None:
         """Until what was started is on disk, or has failed."""
@@ -182,9 +206,10 @@ class Checkpoints:
     def progress(self, step: int) -> Progress:
         """Reads what lies beside the state."""
         beside = self._beside(step)
-        return Progress(beside["examples_seen"], beside["config"])
+        # Checkpoints of before have no metrics.
+        return Progress(beside["examples_seen"], beside["config"], beside.get("metrics", {}))
 
-    def newest(self, template: Any, config: Mapping[str, Any]) -> Restored | None:
+    def newest(self, template: Template, config: Mapping[str, Any]) -> Restored | None:
         """The newest checkpoint that can be read, as `restore` gives it; None: there is none at all.
 
         Raises:
@@ -192,7 +217,7 @@ class Checkpoints:
             ValueError: as `restore` does.
         """
         damaged: list[DamagedCheckpointError] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in self.steps():
             try:
                 return Restored(self.restore(step, template, config), self.progress(step), damaged)
             except DamagedCheckpointError as error:
@@ -204,7 +229,7 @@ class Checkpoints:
             )
         return None
 
-    def of_step(self, step: int, template: Any, config: Mapping[str, Any]) -> Restored:
+    def of_step(self, step: int, template: Template, config: Mapping[str, Any]) -> Restored:
         """The checkpoint of a step, which may have been written since this was made. Raises as `restore`."""
         self._manager.reload()
         return Restored(self.restore(step, template, config), self.progress(step), [])
@@ -216,7 +241,7 @@ class Checkpoints:
         """
         self._settle()
         moved = []
-        for newer in self._manager.all_steps():
+        for newer in self.steps():
             if newer > step:
                 target = free_name(epath.Path(f"{self.directory}.damaged/{newer}"))
                 move_folder(epath.Path(self.directory) / str(newer), target)
@@ -224,11 +249,11 @@ class Checkpoints:
         self._manager.reload()
         return moved
 
-    def restore(self, step: int, template: Any, config: Mapping[str, Any]) -> Any:
+    def restore(self, step: int, template: Template, config: Mapping[str, Any]) -> Any:
         """The state of a step, as NumPy arrays.
 
-        template: a state with the shapes and dtypes wanted (jax.eval_shape). config: of this run; it
-        may differ from that of the checkpoint wherever the arrays stay the same, as with another
+        template: from the checkpoint's config to a state with the shapes and dtypes that it should have
+        (jax.eval_shape). config: of this run; it may differ from that of the checkpoint wherever the arrays stay the same, as with another
         attention at the same map.
 
         Raises:
@@ -236,7 +261,8 @@ class Checkpoints:
             ValueError: the arrays differ; names the fields that do.
         """
         beside = self._beside(step)
-        arrays = config_differences(beside["arrays"], arrays_of(template))
+        wanted = template(beside["config"])
+        arrays = config_differences(beside["arrays"], arrays_of(wanted))
         if arrays:
             fields = [
                 f"config.{name} is {theirs!r} in the checkpoint and {ours!r} in this run"
@@ -248,7 +274,7 @@ class Checkpoints:
                 f"({len(arrays)} arrays differ; {arrays[0][0]} is {arrays[0][1]} there and "
                 f"{arrays[0][2]} here.) Set the field as it was, or take another --workdir."
             )
-        state = jax.device_get(self._read(step, state=ocp.args.StandardRestore(template))["state"])
+        state = jax.device_get(self._read(step, state=ocp.args.StandardRestore(wanted))["state"])
         if int(state.step) != step:
             raise DamagedCheckpointError(
                 f"checkpoint {step} in {self.directory} is not what was saved: its state is of step "
@@ -280,58 +306,6 @@ class Checkpoints:
         """Waits, and lets go."""
         self._settle()
         self._manager.close()
-
-
-def restore_latest(
-    workdir: str,
-    template: Any,
-    config: Mapping[str, Any],
-    *,
-    step: int | None = None,
-    state_fields: tuple[str, ...] = ("",),
-) -> Any:
-    """The state in the newest checkpoint of the run in `workdir`, or in that of `step`, as NumPy arrays.
-
-    template, config: as `Checkpoints.restore` takes them. state_fields: as `Checkpoints` does.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint; names the folder.
-        DamagedCheckpointError: it cannot be read; step None: none can.
-        ValueError: the arrays differ; names the fields that do.
-    """
-    directory = path_of(workdir) / "checkpoints"
-    which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-    missing = FileNotFoundError(f"there is {which} in {str(directory)!r}.")
-    # Before the manager is made, which makes the folder.
-    if not (directory if step is None else directory / str(step)).is_dir():
-        raise missing
-    checkpoints = Checkpoints(str(directory), state_fields=state_fields, read_only=True)
-    try:
-        if step is not None:
-            return checkpoints.restore(step, template, config)
-        restored = checkpoints.newest(template, config)
-        if restored is None:
-            raise missing
-        for error in restored.damaged:
-            logging.warning("%s The one before it is taken.", error)
-        return restored.state
-    finally:
-        checkpoints.close()
-
-
-def latest_config(workdir: str) -> dict[str, Any] | None:
-    """The config in the newest checkpoint of the run in `workdir` that can be read; None: there is none."""
-    directory = path_of(workdir) / "checkpoints"
-    if not directory.is_dir():
-        return None
-    checkpoints = Checkpoints(str(directory), read_only=True)
-    try:
-        for step in sorted(checkpoints._manager.all_steps(), reverse=True):
-            with contextlib.suppress(DamagedCheckpointError):
-                return checkpoints.progress(step).config
-        return None
-    finally:
-        checkpoints.close()
 
 
 def config_differences(

@@ -4,17 +4,19 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 from etils import epath
 
+from training.best import BestCheckpoint
 from training.checkpoint import Checkpoints, Progress, Restored, config_differences
 from training.files import path_of
 from training.processes import is_first, of_first, say
 from training.profiling import Profile
+from training.restoring import BEST
 from training.run import Run
 from training.stopping import StopRequest
 from training.task import Task
@@ -70,6 +72,8 @@ def train(
             checkpoints.close()
     step = checkpoints.latest_step()
     saved = {} if step is None else {"checkpoint": os.path.join(checkpoints.directory, str(step))}
+    if task.best is not None:
+        saved[f"checkpoint with the best {task.best.metric}"] = os.path.join(checkpoints.directory, BEST)
     for name, path in (task.results() | saved).items():
         if epath.Path(path).exists():
             say(f"{name}: {path}")
@@ -88,10 +92,10 @@ def _train(
     workdir = str(folder.path)
     profile = Profile.of_flags(workdir)
     plain = json.loads(config.to_json())
-    restored = _newest(checkpoints, jax.eval_shape(task.initial_state), plain, workdir, devices)
+    restored = _newest(checkpoints, task, plain, workdir, devices)
     examples_seen, first = 0, 0
     if restored is not None:
-        state = restored.state
+        state = task.adopted(restored.state)
         examples_seen, first = restored.progress.examples_seen, int(state.step)
     if continue_finished and first >= config.num_steps:
         config = config.copy_and_resolve_references()
@@ -114,11 +118,17 @@ def _train(
         if is_first():
             folder.write_config(plain)
             writer = stack.enter_context(MetricWriter(workdir, first))
+            writer.write_config(plain)
+        best: BestCheckpoint | None = None
+        if is_first() and task.best is not None:
+            best = BestCheckpoint(os.path.join(checkpoints.directory, BEST), task.best)
+            stack.callback(best.close)
         stack.callback(profile.close)
         run = Run(
             task,
             devices,
             checkpoints,
+            best,
             data,
             writer,
             profile,
@@ -189,7 +199,7 @@ _OF_DISKS = {
 
 def _newest(
     checkpoints: Checkpoints,
-    template: Any,
+    task: Task,
     config: dict[str, Any],
     workdir: str,
     devices: Sequence[jax.Device],
@@ -198,6 +208,9 @@ def _newest(
 
     The first process finds it, and the others take the same: it may have waited for the folder, and they not.
     """
+    def template(saved: Mapping[str, Any]) -> Any:
+        return jax.eval_shape(lambda: task.saved_state(saved))
+
     where = f"{len(devices)} x {devices[0].device_kind}"
     if jax.process_count() > 1:
         where += f" of {jax.process_count()} processes"

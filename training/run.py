@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from training.best import BestCheckpoint
 from training.checkpoint import Checkpoints, Progress
 from training.parallel import local_devices, replicate, to_host, voting_step
 from training.processes import is_first, say
 from training.profiling import Profile
 from training.stopping import StopRequest
-from training.task import Task
+from training.task import Task, due
 from training.writers import MetricWriter
 
 
@@ -25,13 +26,14 @@ from training.writers import MetricWriter
 class Run:
     """A task's steps, from a state on.
 
-    data: of this process. writer: of the first process. progress: where the data begins, and the config.
+    data: of this process. best: keeps the best checkpoint; None: nobody does. writer: of the first process. progress: where the data begins, and the config.
     num_steps: of the whole run. log_every, save_every: steps from one row or checkpoint to the next.
     """
 
     task: Task
     devices: Sequence[jax.Device]
     checkpoints: Checkpoints
+    best: BestCheckpoint | None
     data: Iterator[Any]
     writer: MetricWriter | None
     profile: Profile
@@ -79,8 +81,9 @@ class Run:
             bar.update()
             stopping, counted = self._agreed(stop, counted), votes
             last = step == self.num_steps or stopping
-            save = _due(step, self.save_every, last)
-            evaluate = _due(step, task.evaluate_every, last)
+            save = last or due(step, self.save_every)
+            # Not for who is asked to stop: there may be half a minute left.
+            evaluate = step == self.num_steps or (task.is_due(step) and not stopping)
             if save or evaluate:
                 # Nothing is saved before it is known to be finite.
                 self._record(*pending, clock, bar)
@@ -88,7 +91,9 @@ class Run:
                 state = self._save(replicas) if save else to_host(replicas)
                 if evaluate and self.writer is not None:
                     self.writer.flush()
-                    task.evaluate(state, self.writer, step == self.num_steps)
+                    metrics = task.evaluate(state, self.writer, step == self.num_steps)
+                    if self.best is not None:
+                        self.best.offer(state, self.progress, metrics)
                 clock.pause()
                 stopping = stopping or self._agreed(stop, None)
             self._tell()
@@ -103,7 +108,8 @@ class Run:
     def _tell(self) -> None:
         for message in self.task.messages():
             say(message, every_process=True)
-        for message in self.checkpoints.unsaved():
+        unsaved = self.checkpoints.unsaved() + ([] if self.best is None else self.best.unsaved())
+        for message in unsaved:
             say(f"NOT SAVED: {message} The run goes on, and saves again as always.", every_process=True)
 
     @staticmethod
@@ -133,7 +139,7 @@ class Run:
             )
         clock.tick(step)
         unit, rate = self.task.unit, clock.rate * self.task.examples_per_step
-        if self.writer is not None and _due(step, self.log_every, step == self.num_steps):
+        if self.writer is not None and (step == self.num_steps or due(step, self.log_every)):
             speed = {}
             if rate:
                 speed = {f"{unit}_per_second": rate, "seconds_per_step": 1 / clock.rate}
@@ -177,10 +183,6 @@ class _Clock:
         yield
         waited = time.perf_counter() - start
         self.wait = waited if self._last is None else 0.9 * self.wait + 0.1 * waited
-
-
-def _due(step: int, every: int, last: bool) -> bool:
-    return last or (every > 0 and step % every == 0)
 
 
 def _of_first_replica(value: Any) -> Any:

@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -59,7 +61,22 @@ class MetricWriter:
                     self.flush()
                 except Exception as error:  # of networks, of many kinds
                     say(f"NOT WRITTEN: {self.path} ({error}). It is tried again.")
-        self._tensorboard.write(step, metrics)
+        self._tensorboard.write(step, [summary.scalar(name, value) for name, value in metrics.items()])
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Shows the config in TensorBoard, as a table and as hyperparameters."""
+        fields = _flat(config)
+        rows = "".join(f"| {name} | {value} |\n" for name, value in fields.items())
+        shown = {
+            name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for name, value in fields.items()
+        }
+        self._tensorboard.write(0, [summary.text("config", f"| field | value |\n|---|---|\n{rows}")])
+        self._tensorboard.write(0, summary.hparams(shown, {}))
+
+    def write_image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Shows a picture in TensorBoard."""
+        self._tensorboard.write(step, [summary.image(name, pixels, dataformats="HWC")])
 
     def flush(self) -> None:
         """All rows are in the file when this returns."""
@@ -97,8 +114,8 @@ class _TensorBoard:
         self._writer: Any = None
         self._attempt(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        values = [summary.scalar(name, value).value[0] for name, value in metrics.items()]
+    def write(self, step: int, summaries: Iterable[Any]) -> None:
+        values = [value for of_one in summaries for value in of_one.value]
         self._attempt(Event(step=step, summary=summary.Summary(value=values)))
 
     def flush(self) -> None:
@@ -130,6 +147,14 @@ class _TensorBoard:
             if not self._told:
                 say(f"NOT WRITTEN: events of {self._folder} ({error}). {_JSONL} has all rows.")
             self._told = True
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def read_rows(path: str) -> tuple[list[dict[str, Any]], int]:

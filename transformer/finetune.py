@@ -28,7 +28,7 @@ from training.curves import save_curves
 from training.files import path_of, write_whole
 from training.parallel import AXIS, local_devices
 from training.processes import say
-from training.task import Task
+from training.task import Task, due
 from training.writers import MetricWriter
 from transformer.buckets import Encoded, batches, encode
 from transformer.classifier import Classifier
@@ -206,7 +206,6 @@ class FinetuneTask(Task):
         self._validation = self._encode(self._splits.validation)
         self._optimizer = build_optimizer(config.optimizer.to_dict(), config.num_steps)
         self.examples_per_step = texts_per_step(config, devices)
-        self.evaluate_every = config.evaluate.every
 
     def initial_state(self) -> FinetuneState:
         """With random weights; `first_state` has the pretrained."""
@@ -243,7 +242,11 @@ class FinetuneTask(Task):
     def step(self) -> Callable[..., Any]:
         return functools.partial(train_step, self._model, self._optimizer)
 
-    def evaluate(self, state: FinetuneState, writer: MetricWriter, last: bool) -> None:
+    def is_due(self, step: int) -> bool:
+        return due(step, self._config.evaluate.every)
+
+    def evaluate(self, state: FinetuneState, writer: MetricWriter, last: bool) -> dict[str, float]:
+        values: dict[str, float] = {}
         metrics, size = self._splits.metrics, self._config.evaluate.batch_size
         if len(self._validation.labels):
             found = metrics_of(self._model, state.params, self._validation, metrics, size)
@@ -256,6 +259,7 @@ class FinetuneTask(Task):
         if last:
             results = json.dumps(self.test(state.params), indent=1)
             write_whole(self.results()["results"], results.encode())
+        return values
 
     def test(self, params: PyTree) -> dict[str, dict[str, dict[str, float]]]:
         """Tests parameters with every attention, and tells: attention -> file -> metric."""

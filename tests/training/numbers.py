@@ -21,10 +21,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from training import loop
-from training.checkpoint import restore_latest
+from training.restoring import restore
 from training.parallel import AXIS
 from training.processes import connect_by_flags
-from training.task import Task
+from training.task import Best, Task
 
 BATCH = 16  # over all replicas
 
@@ -51,6 +51,7 @@ class Numbers(Task):
     unit = "numbers"
     state_fields = ("width",)
     examples_per_step = BATCH
+    best = Best("distance", smaller_is_better=True)
 
     def __init__(
         self,
@@ -63,7 +64,6 @@ class Numbers(Task):
         self.path = epath.Path(workdir) / "evaluations.txt"
         self.config, self.num_devices = config, num_devices
         self.at_batch, self.at_evaluation = at_batch, at_evaluation
-        self.evaluate_every = config.evaluate_every
         self.told = iter(["a message of the task"])
 
     def initial_state(self):
@@ -81,10 +81,14 @@ class Numbers(Task):
     def step(self):
         return step
 
+    def is_due(self, step):
+        return step % self.config.evaluate_every == 0
+
     def evaluate(self, state, writer, last):
         self.at_evaluation(int(state.step))
         before = self.path.read_text() if self.path.exists() else ""
         self.path.write_text(f"{before}{int(state.step)} {'last' if last else 'on the way'}\n")
+        return {"distance": abs(int(state.step) - self.config.best_step)}
 
     def messages(self):
         return list(self.told)
@@ -101,6 +105,7 @@ def make_config() -> ConfigDict:
             "width": 3,
             "broken": 0,  # the batch with a NaN
             "evaluate_every": 4,
+            "best_step": 4,
             "log_every": 1,
             "checkpoint": {"every": 2, "max_to_keep": 3, "keep_period": 0},
         }
@@ -119,7 +124,7 @@ def rows_of(text):
 
 def saved(workdir):
     template = jax.eval_shape(lambda: State(jnp.zeros((), jnp.int32), jnp.ones(3)))
-    return restore_latest(str(workdir), template, {})
+    return restore(str(workdir), lambda config: template, {})
 
 
 def main(argv: list[str]) -> None:

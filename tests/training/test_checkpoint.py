@@ -13,8 +13,8 @@ from training.checkpoint import (
     Progress,
     UnsavedError,
     config_differences,
-    restore_latest,
 )
+from training.restoring import restore
 
 
 class State(flax.struct.PyTreeNode):
@@ -37,13 +37,14 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def template(width=3):
-    return jax.eval_shape(lambda: state_of(0, width))
+def template_of(width=3):
+    """From a config to a state of that width."""
+    return lambda config: jax.eval_shape(lambda: state_of(0, width))
 
 
 def test_the_newest_checkpoint_is_restored_or_the_one_asked_for(workdir):
-    for step, expected in ((None, 4), (2, 2)):
-        state = restore_latest(str(workdir), template(), {"width": 3}, step=step)
+    for step, expected in (("newest", 4), (2, 2)):
+        state = restore(str(workdir), template_of(), {"width": 3}, step=step)
         assert int(state.step) == expected
         assert isinstance(state.values, np.ndarray)
         np.testing.assert_array_equal(state.values, expected)
@@ -52,22 +53,22 @@ def test_the_newest_checkpoint_is_restored_or_the_one_asked_for(workdir):
 def test_a_folder_without_checkpoints_is_named_and_left_as_it_is(workdir, tmp_path):
     missing = tmp_path / "missing"
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint in .*missing/checkpoints"):
-        restore_latest(str(missing), template(), {})
+        restore(str(missing), template_of(), {})
     assert not missing.exists()
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(FileNotFoundError, match="there is no checkpoint in"):
-        restore_latest(str(tmp_path), template(), {})
+        restore(str(tmp_path), template_of(), {})
     with pytest.raises(FileNotFoundError, match="there is no checkpoint of step 3 in"):
-        restore_latest(str(workdir), template(), {}, step=3)
+        restore(str(workdir), template_of(), {}, step=3)
 
 
 def test_a_state_that_does_not_fit_names_the_fields_that_decide_its_arrays(workdir):
     config = {"width": 5, "rate": 0.2}
     message = r"checkpoint 4 in .* does not fit this run: config.width is 3 in .* and 5 in this run\. "
     with pytest.raises(ValueError, match=message):
-        restore_latest(str(workdir), template(5), config, state_fields=("width",))
+        restore(str(workdir), template_of(5), config, state_fields=("width",))
     with pytest.raises(ValueError, match=r"config.rate is 0.1 .* and 0.2 in this run; config.width"):
-        restore_latest(str(workdir), template(5), config)
+        restore(str(workdir), template_of(5), config)
 
 
 def test_config_differences():
@@ -102,7 +103,7 @@ def test_no_flipped_bit_is_loaded(tmp_path):
             broken = bytearray(whole)
             broken[place] ^= 1 << (place % 8)
             path.write_bytes(broken)
-            state = restore_latest(str(tmp_path), template(500), {"width": 500})
+            state = restore(str(tmp_path), template_of(500), {"width": 500})
             damaged += int(state.step) == 4
             np.testing.assert_array_equal(state.values, np.full(500, state.step, np.float32))
         path.write_bytes(whole)
@@ -120,7 +121,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(damage, tmp_path
         else:
             path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"?"}[damage])
         checkpoints = Checkpoints(str(directory))
-        restored = checkpoints.newest(template(500), {"width": 500})
+        restored = checkpoints.newest(template_of(500), {"width": 500})
         checkpoints.close()
         np.testing.assert_array_equal(restored.state.values, np.full(500, restored.state.step, np.float32))
         assert all(f"checkpoint 6 in {directory}" in str(error) for error in restored.damaged)
@@ -135,9 +136,9 @@ def test_a_damaged_checkpoint_that_is_asked_for_or_the_only_one_is_an_error(tmp_
     for path in files_of(directory / "4"):
         path.write_bytes(b"")
     with pytest.raises(DamagedCheckpointError, match=r"checkpoint 4 in .* cannot be read"):
-        restore_latest(str(tmp_path), template(500), {}, step=4)
+        restore(str(tmp_path), template_of(500), {}, step=4)
     with pytest.raises(DamagedCheckpointError, match="No other is left: take another --workdir, or remove"):
-        restore_latest(str(tmp_path), template(500), {})
+        restore(str(tmp_path), template_of(500), {})
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -150,7 +151,7 @@ def test_no_bit_beside_the_state_is_flipped_unseen(tmp_path):
         broken = bytearray(whole)
         broken[place] ^= 1 << (place % 8)
         path.write_bytes(broken)
-        assert int(restore_latest(str(tmp_path), template(500), {"width": 500}).step) == 4
+        assert int(restore(str(tmp_path), template_of(500), {"width": 500}).step) == 4
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -158,7 +159,7 @@ def test_a_checkpoint_of_another_step_than_its_name_says(tmp_path):
     directory = saved_steps(tmp_path, (4, 6))
     (directory / "6").rename(directory / "60")
     checkpoints = Checkpoints(str(directory))
-    restored = checkpoints.newest(template(500), {"width": 500})
+    restored = checkpoints.newest(template_of(500), {"width": 500})
     assert int(restored.state.step) == 4
     assert "checkpoint 60 in" in str(restored.damaged[0])
     assert "its state is of step 6" in str(restored.damaged[0])
@@ -169,7 +170,7 @@ def test_a_checkpoint_of_another_step_than_its_name_says(tmp_path):
     checkpoints.set_aside(4)
     checkpoints.save(state_of(8, 500), Progress(80, {}))
     checkpoints.close()
-    assert int(restore_latest(str(tmp_path), template(500), {}).step) == 8
+    assert int(restore(str(tmp_path), template_of(500), {}).step) == 8
 
 
 def test_settings_that_keep_nothing_are_refused(tmp_path):

@@ -13,7 +13,8 @@ import pytest
 
 from tests.training.numbers import Numbers, make_config, rows, saved
 from training import loop, workdir, writers
-from training.checkpoint import Checkpoints, Progress, UnsavedError, latest_config
+from training.checkpoint import Checkpoints, Progress, UnsavedError
+from training.restoring import latest_config
 from training.files import path_of, write_whole
 from training.workdir import Workdir, read_config
 

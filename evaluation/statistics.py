@@ -1,0 +1,182 @@
+"""What is kept of a set of images: the moments of its features and, where a metric wants them, all of them."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evaluation.frechet import Moments, sum_of
+from evaluation.images import Identity
+from evaluation.networks import Features, Network
+from training.files import path_of, write_whole
+
+# Parts of a set, whose distances tell how much that of the whole may be off.
+PARTS = 10
+
+
+class Origin(NamedTuple):
+    """What made statistics: they can be compared if all but the last two are equal.
+
+    features: the network's name. weights: their digest. resizer: of `evaluation.resizers`. resolution: of the
+    images, as "128x128", or "mixed". num_images, hash: of the images. "" and 0: not known, of another
+    program's file.
+    """
+
+    features: str
+    weights: str
+    resizer: str
+    resolution: str
+    num_images: int
+    hash: str
+
+    @classmethod
+    def of(cls, network: Network, resizer: str, identity: Identity) -> "Origin":
+        return cls(network.name, network.weights, resizer, identity.resolution, identity.count, identity.hash)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """origin; parts: moments of every tenth image and so on; vectors, the features [N, D], logits [N, C]: or None."""
+
+    origin: Origin
+    parts: list[Moments]
+    vectors: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+    @property
+    def moments(self) -> Moments:
+        return sum_of(self.parts)
+
+
+def collect(
+    origin: Origin, batches: Iterable[Features], keep_vectors: bool, keep_logits: bool
+) -> Statistics:
+    """Statistics of features that come in batches. Without the keeps, no more of them is in memory than that.
+
+    Raises:
+        ValueError: there are fewer than two, or a feature is not finite.
+    """
+    parts: list[Moments | None] = [None] * PARTS
+    kept: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    place = 0
+    for batch in batches:
+        features = np.asarray(batch.features)
+        if not np.isfinite(features).all():
+            raise ValueError(f"the features of image {place + _first_broken(features)} are not finite.")
+        for index in range(PARTS):
+            rows = features[(index - place) % PARTS :: PARTS]
+            if len(rows):
+                more, part = Moments.of(rows), parts[index]
+                parts[index] = more if part is None else part + more
+        place += len(features)
+        if keep_vectors:
+            kept.append(features)
+        if keep_logits:
+            logits.append(np.asarray(batch.logits))
+    if place < 2:
+        raise ValueError(f"statistics want two images or more, but got {place}.")
+    return Statistics(
+        origin,
+        [part for part in parts if part is not None],
+        np.concatenate(kept) if kept else None,
+        np.concatenate(logits) if logits else None,
+    )
+
+
+def _first_broken(features: np.ndarray) -> int:
+    return int(np.argmax(~np.isfinite(features).all(1)))
+
+
+def save_statistics(path: str, statistics: Statistics) -> None:
+    """Writes an .npz whose `mu` and `sigma` pytorch-fid and clean-fid read."""
+    moments, origin = statistics.moments, statistics.origin
+    arrays: dict[str, Any] = {"mu": moments.mean, "sigma": moments.covariance, **origin._asdict()}
+    if statistics.vectors is not None:
+        arrays["vectors"] = statistics.vectors
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(path_of(path), buffer.getvalue())
+
+
+def is_statistics(path: str) -> bool:
+    """Whether a file is an .npz with mu and sigma."""
+    if not path.endswith(".npz") or not os.path.isfile(os.path.expanduser(path)):
+        return False
+    try:
+        with np.load(os.path.expanduser(path)) as file:
+            return {"mu", "sigma"} <= set(file.files)
+    except Exception:  # of a damaged file, of many kinds
+        return False
+
+
+def load_statistics(path: str) -> Statistics:
+    """Reads what `save_statistics` wrote, or another program's `mu` and `sigma`, whose origin is not known.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else, or what is not finite.
+    """
+    file_path = path_of(path)
+    if not file_path.exists():
+        raise FileNotFoundError(f"there is no statistics file {path!r}.")
+    try:
+        with np.load(io.BytesIO(file_path.read_bytes())) as file:
+            arrays = dict(file)
+        mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        fields = {name: arrays[name].item() if name in arrays else "" for name in Origin._fields}
+        count = int(fields.pop("count") or 0)
+    except Exception as error:  # of damaged files, of many kinds
+        raise ValueError(f"{path!r} is no statistics file: {type(error).__name__}: {error}.") from error
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"{path!r}: mu is {mean.shape} and sigma {covariance.shape}; wanted are [D], [D, D].")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{path!r}: mu or sigma is not finite.")
+    # A count that is not known changes neither mean nor covariance.
+    moments = Moments.from_covariance(count or 2, mean, covariance)
+    return Statistics(Origin(num_images=count, **fields), [moments], arrays.get("vectors"))
+
+
+# What has to be equal for two sets to be compared, and the flag that makes it so.
+_SETTINGS = {
+    "features": "--features={}",
+    "weights": "the same weights",
+    "resizer": "--resize={}",
+    "resolution": "--resolution, which makes images of one size of both",
+}
+
+
+def compared(fake: Origin, real: Statistics, width: int) -> list[str]:
+    """Remarks on two sets that are compared. width: of the features.
+
+    Raises:
+        ValueError: they cannot be; names what differs, and the way out.
+    """
+    remarks = []
+    for name, way_out in _SETTINGS.items():
+        ours, theirs = getattr(fake, name), getattr(real.origin, name)
+        mixed = name == "resolution" and "mixed" in (ours, theirs)
+        if not theirs:
+            remarks.append(f"The real statistics do not say their {name}: taken to be {ours}.")
+        elif ours != theirs and mixed:
+            remarks.append(f"Images of size {ours} are compared with real ones of size {theirs}.")
+        elif ours != theirs:
+            raise ValueError(
+                f"the {name} of the generated images is {ours}, that of the real ones {theirs}. They cannot be "
+                f"compared: take {way_out.format(theirs)}."
+            )
+    found = len(real.moments.mean)
+    if found != width:
+        raise ValueError(
+            f"the real statistics are of {found} features, but --features={fake.features} has {width}: take "
+            "the statistics or the network of the other."
+        )
+    for which, count in (("generated", fake.num_images), ("real", real.origin.num_images)):
+        if 0 < count < width:
+            remarks.append(
+                f"There are fewer {which} images ({count}) than features ({width}): fd is far too high, kd is not."
+            )
+    return remarks
