@@ -39,11 +39,9 @@ def legacy_pytorch(image: UInt8[np.ndarray, "H W 3"], side: int) -> Float32[np.n
 
     Source: torch.nn.functional.interpolate(mode="bilinear", align_corners=False), pytorch-fid's.
     """
-    half = np.float32(0.5)
-    places = [
-        np.maximum((np.arange(side, dtype=np.float32) + half) * np.float32(size / side) - half, 0)
-        for size in image.shape[:2]
-    ]
+    # Its steps are float32; it rounds once after the product and the sum.
+    steps = [float(np.float32(size / side)) for size in image.shape[:2]]
+    places = [np.maximum((np.arange(side) + 0.5) * step - 0.5, 0).astype(np.float32) for step in steps]
     return _bilinear(image, *places)
 
 
