@@ -12,7 +12,7 @@ from training.files import is_remote
 class Arrays:
     """The images of an array [N, H, W, C], uint8; C: 1 (gray), 3 or 4. It has no classes.
 
-    An .npy file of this machine is not read into memory. An .npz file holds one such array, whatever its name.
+    An .npy file of this machine is not read into memory. An .npz file holds one such array, by any name.
 
     Raises:
         FileNotFoundError: no such file.
@@ -38,8 +38,8 @@ class Arrays:
         if len(fitting) != 1:
             what = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in found.items())
             raise ValueError(
-                f"config.data.path: {path!r} should hold one array of images, uint8 [N, height, width, 3], but "
-                f"holds {what or 'nothing'}. Floats have to be scaled to 0 .. 255 and rounded."
+                f"config.data.path: {path!r} should hold one array of images, uint8 [N, height, width, 3], "
+                f"but holds {what or 'nothing'}. Floats have to be scaled to 0 .. 255 and rounded."
             )
         (self._images,) = fitting.values()
         self._path, self.remarks = path, list[str]()

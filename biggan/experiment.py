@@ -154,7 +154,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 
 
 def build_saved_state(config: ml_collections.ConfigDict, gan: GAN, saved: Mapping[str, Any]) -> GANState:
-    """The state that a checkpoint of a run with the config `saved` has: averages can be switched on and off."""
+    """The state that a checkpoint with the config `saved` has: averages can be switched on and off."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.ema.on = saved["ema"]["on"]

@@ -64,7 +64,9 @@ def _kind(path: str) -> str:
         for suffix, kind in ((".zip", "zip"), (".npy", "arrays"), (".npz", "arrays")):
             if place.name.lower().endswith(suffix):
                 return kind
-        raise ValueError(f"config.data.path: {path!r} is neither a folder nor a .tar, .zip, .npy or .npz file.")
+        raise ValueError(
+            f"config.data.path: {path!r} is neither a folder nor a .tar, .zip, .npy or .npz file."
+        )
     if (place / "info.json").exists() and any(f.name.endswith(".array_record") for f in place.iterdir()):
         return "array_record"
     if (place / "features.json").exists():
@@ -83,9 +85,9 @@ def open_source(
 ) -> Source:
     """The images that config.data names.
 
-    source: "photos", "folder", "tar", "zip", "arrays", "tfds" or "array_record"; "": what lies at the path. path: where
-    they are, on this machine or, as gs://, on another. name, split: of a TFDS data set. classes: labels
-    are wanted. skip_corrupt: a file that ends too early gives what it has.
+    source: "photos", "folder", "tar", "zip", "arrays", "tfds" or "array_record"; "": what lies at the path.
+    path: where they are, on this machine or, as gs://, on another. name, split: of a TFDS data set.
+    classes: labels are wanted. skip_corrupt: a file that ends too early gives what it has.
 
     Raises:
         FileNotFoundError, ValueError: nothing there, or not of that kind; names the path.
@@ -112,7 +114,7 @@ def open_source(
         raise ValueError(
             f"config.data.source={source!r} wants config.data.path."
             if source
-            else "config.data.path is missing: a folder of images, a .tar or .zip file, or records of biggan.convert."
+            else "config.data.path is missing: a folder, a .tar or .zip file, or records of biggan.convert."
         )
     path = os.path.expanduser(path)
     source = source or _kind(path)

@@ -9,10 +9,9 @@ import jax
 from etils import epath
 
 from evaluation.frechet import Estimate
-from evaluation.images import Identity, Images, Progress, features_of
+from evaluation.images import Images, Observed, Progress, features_of, hash_of
 from evaluation.metrics import METRICS
 from evaluation.networks import Network
-from evaluation.resizers import RESIZERS
 from evaluation.statistics import Origin, Statistics, collect, compared, load_statistics, save_statistics
 
 
@@ -29,9 +28,9 @@ class Evaluation:
     remarks: list[str]
     fake: list[Statistics]
 
-    def values(self) -> dict[str, float]:
+    def values(self) -> dict[str, float | int]:
         """Plain numbers: a field a metric, its standard deviation as NAME_sd, num_fake and num_real."""
-        found: dict[str, float] = {"num_fake": self.num_fake, "num_real": self.num_real}
+        found: dict[str, float | int] = {"num_fake": self.num_fake, "num_real": self.num_real}
         for name, estimate in self.estimates.items():
             found[name] = estimate.value
             if estimate.spread is not None:
@@ -51,8 +50,8 @@ class Evaluation:
 class Evaluator:
     """Metrics of images, by the features of some networks.
 
-    networks: of `evaluation.networks`. metrics: names of METRICS. resizer: a name of RESIZERS; None: the usual
-    one of each network. cache: a folder that keeps statistics of real images, by their content; None: none
+    networks: of `evaluation.networks`. metrics: names of METRICS. progress: wraps iterables, as tqdm does.
+    cache: a folder that keeps statistics of real images, by their content; None: none
     does. devices: of this process; None: the first. seed: of subsets.
 
     Raises:
@@ -65,19 +64,17 @@ class Evaluator:
         metrics: Sequence[str],
         progress: Progress,
         *,
-        resizer: str | None = None,
         cache: str | None = None,
         devices: Sequence[jax.Device] | None = None,
         batch_size: int = 32,
         seed: int = 0,
     ):
         check_metrics(metrics)
-        if resizer is not None and resizer not in RESIZERS:
-            raise ValueError(f"--resize should be one of {', '.join(RESIZERS)}, but got {resizer!r}.")
         if "is" in metrics and not any(network.has_logits for network in networks):
-            raise ValueError("--metrics=is wants --features=inception: no other network here knows its classes.")
-        self._networks, self._metrics, self._progress = networks, metrics, progress
-        self._resizer, self._seed = resizer, seed
+            raise ValueError(
+                "--metrics=is wants --features=inception: no other network here knows its classes."
+            )
+        self._networks, self._metrics, self._progress, self._seed = networks, metrics, progress, seed
         self._cache = None if cache is None else epath.Path(os.path.expanduser(cache))
         self._options: dict[str, Any] = {"batch_size": batch_size, "devices": devices}
 
@@ -86,8 +83,9 @@ class Evaluator:
 
     def real(self, images: Images) -> list[Statistics]:
         """Statistics of real images, one a network: those of the cache, if they are there."""
-        identity = Identity(images, self._bar("reading real images"))
-        return [self._cached(network, images, identity) for network in self._networks]
+        observed = Observed(images)
+        digest = hash_of(observed, self._bar("reading real images"))
+        return [self._cached(network, observed, digest) for network in self._networks]
 
     def real_of_file(self, path: str) -> list[Statistics]:
         """Statistics of a file, for the one network.
@@ -101,8 +99,8 @@ class Evaluator:
         if self._wants("real") and statistics.vectors is None:
             wanting = [name for name in self._metrics if "real" in METRICS[name].wants]
             raise ValueError(
-                f"--real={path} keeps moments alone, but --metrics={','.join(wanting)} wants all features: give "
-                "the images, or statistics written with these metrics."
+                f"--real={path} keeps moments alone, but --metrics={','.join(wanting)} wants all features: "
+                "give the images, or statistics written with these metrics."
             )
         return [statistics]
 
@@ -112,14 +110,15 @@ class Evaluator:
         Raises:
             ValueError: the two sets cannot be compared; names what differs.
         """
-        identity = Identity(images, self._bar("reading images"))
         estimates: dict[str, Estimate] = {}
         remarks: list[str] = []
         found = []
         for network, reference in zip(self._networks, real, strict=True):
-            origin = Origin.of(network, self._resizer_of(network), identity)
-            remarks += compared(origin, reference, network.width)
-            fake = self._collect(network, images, origin, "fake")
+            observed = Observed(images)
+            observed[0]  # what cannot be compared is told before all are drawn
+            compared(Origin.of(network, observed, ""), reference, network.width)
+            fake = self._collect(network, observed, "", "fake")
+            remarks += compared(fake.origin, reference, network.width)
             found.append(fake)
             for name in self._metrics:
                 metric = METRICS[name]
@@ -127,10 +126,7 @@ class Evaluator:
                     continue  # another network has them
                 for part, estimate in metric.compute(fake, reference, self._seed).items():
                     estimates[f"{part}_{network.name}"] = estimate
-        return Evaluation(estimates, identity.count, real[0].origin.num_images, remarks, found)
-
-    def _resizer_of(self, network: Network) -> str:
-        return self._resizer or network.resizer
+        return Evaluation(estimates, len(images), real[0].origin.num_images, remarks, found)
 
     def _bar(self, what: str) -> Progress:
         def progress(items: Any, total: int) -> Any:
@@ -138,8 +134,8 @@ class Evaluator:
 
         return progress
 
-    def _collect(self, network: Network, images: Images, origin: Origin, which: str) -> Statistics:
-        batches = features_of(network, images, resizer=origin.resizer, **self._options)
+    def _collect(self, network: Network, images: Observed, digest: str, which: str) -> Statistics:
+        batches = features_of(network, images, **self._options)
 
         def counted() -> Any:
             done = iter(self._bar(f"{network.name}, {which}")(range(len(images)), total=len(images)))
@@ -150,13 +146,13 @@ class Evaluator:
             next(done, None)  # the bar ends
 
         keep_logits = which == "fake" and network.has_logits and self._wants("logits")
-        return collect(origin, counted(), self._wants(which), keep_logits)
+        return collect(counted(), self._wants(which), keep_logits, lambda: Origin.of(network, images, digest))
 
-    def _cached(self, network: Network, images: Images, identity: Identity) -> Statistics:
-        origin = Origin.of(network, self._resizer_of(network), identity)
+    def _cached(self, network: Network, images: Observed, digest: str) -> Statistics:
         if self._cache is None:
-            return self._collect(network, images, origin, "real")
-        path = self._cache / "_".join([origin.features, origin.weights, origin.resizer, f"{origin.hash}.npz"])
+            return self._collect(network, images, digest, "real")
+        origin = Origin.of(network, images, digest)
+        path = self._cache / "_".join([origin.features, origin.weights, origin.resizer, f"{digest}.npz"])
         if path.exists():
             try:
                 statistics = load_statistics(str(path))
@@ -166,7 +162,7 @@ class Evaluator:
                 enough = statistics.vectors is not None or not self._wants("real")
                 if statistics.origin == origin and enough:
                     return statistics
-        statistics = self._collect(network, images, origin, "real")
+        statistics = self._collect(network, images, digest, "real")
         save_statistics(str(path), statistics)
         return statistics
 

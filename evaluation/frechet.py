@@ -56,7 +56,7 @@ class Moments:
     def root(self) -> Float[np.ndarray, "D K"]:
         """A matrix whose product with its transpose is the covariance; K is its rank."""
         values, vectors = scipy.linalg.eigh(self.covariance)
-        # What is below this is rounding: of a covariance of fewer features than their width, or a constant one.
+        # What is below this is rounding: of fewer features than their width, or of constant ones.
         kept = values > max(values[-1], 0) * len(values) * np.finfo(np.float64).eps
         return vectors[:, kept] * np.sqrt(values[kept])
 

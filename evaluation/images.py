@@ -4,7 +4,7 @@ import concurrent.futures
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ _THREADS = 8
 Progress = Callable[..., Any]
 
 
+@runtime_checkable
 class Images(Protocol):
     """Images by index, [H, W, 3] uint8 of any size. Several threads ask at once."""
 
@@ -25,27 +26,41 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W 3"]: ...
 
 
-class Identity:
-    """What a set of images is: count, sizes and a hash of all pixels.
+class Observed:
+    """Images that are passed on, and the sizes of those that were asked for."""
 
-    resolution: "128x128" of images of one size, "mixed" of others.
-    """
+    def __init__(self, images: Images):
+        self._images = images
+        self._sizes: set[tuple[int, ...]] = set()
 
-    def __init__(self, images: Images, progress: Progress):
-        digest, sizes = hashlib.blake2b(digest_size=16), set()
-        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            found = _in_turn(pool, lambda index: _hashed(images[index]), len(images))
-            for size, of_image in progress(found, total=len(images)):
-                sizes.add(size)
-                digest.update(of_image)
-        self.count, self.hash = len(images), digest.hexdigest()
-        self.resolution = "{}x{}".format(*sizes.pop()) if len(sizes) == 1 else "mixed"
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        image = self._images[index]
+        self._sizes.add(image.shape[:2])
+        return image
+
+    @property
+    def resolution(self) -> str:
+        """Height x width, "128x128"; "mixed" if images have several."""
+        return "x".join(map(str, next(iter(self._sizes)))) if len(self._sizes) == 1 else "mixed"
 
 
-def _hashed(image: np.ndarray) -> tuple[tuple[int, int], bytes]:
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
-    return image.shape[:2], digest.digest()
+def hash_of(images: Images, progress: Progress) -> str:
+    """A hash of all pixels."""
+
+    def of_image(index: int) -> bytes:
+        image = images[index]
+        digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(image).data)
+        return digest.digest()
+
+    whole = hashlib.blake2b(digest_size=16)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        for digest in progress(_in_turn(pool, of_image, len(images)), total=len(images)):
+            whole.update(digest)
+    return whole.hexdigest()
 
 
 def _in_turn(pool: concurrent.futures.Executor, task: Callable[[int], Any], num: int) -> Iterator[Any]:
@@ -63,19 +78,18 @@ def features_of(
     network: Network,
     images: Images,
     *,
-    resizer: str,
     batch_size: int = 32,
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[Features]:
     """Features of all images in their order, some at a time, as float32 arrays on the host.
 
-    resizer: a name of RESIZERS. batch_size: images at once, on all devices together, rounded up to their
+    batch_size: images at once, on all devices together, rounded up to their
     number. devices: of this process; None: the first.
     """
     devices = list(devices or jax.local_devices()[:1])
     each = -(-batch_size // len(devices))
     apply = jax.pmap(network.apply, in_axes=(None, 0), devices=devices)
-    resize, side = RESIZERS[resizer], network.resolution
+    resize, side = RESIZERS[network.resizer], network.resolution
 
     def prepared(index: int) -> np.ndarray:
         return resize(images[index], side)

@@ -38,8 +38,8 @@ def _kd(fake: Statistics, real: Statistics, seed: int) -> dict[str, Estimate]:
 
 def _prdc(fake: Statistics, real: Statistics, seed: int) -> dict[str, Estimate]:
     rng = np.random.default_rng(seed)
-    few = [rng.permutation(vectors)[:_MOST_NEIGHBOURS] for vectors in (_vectors(fake), _vectors(real))]
-    return {name: Estimate(value, None) for name, value in prdc(*few)._asdict().items()}
+    few_fake, few_real = (rng.permutation(_vectors(x))[:_MOST_NEIGHBOURS] for x in (fake, real))
+    return {name: Estimate(value, None) for name, value in prdc(few_fake, few_real)._asdict().items()}
 
 
 def _fd_infinity(fake: Statistics, real: Statistics, seed: int) -> dict[str, Estimate]:

@@ -1,5 +1,6 @@
 """What nearest neighbours among features tell: fidelity, diversity, and memorised images."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +20,9 @@ class PRDC(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """Of each generated image: index of the nearest real one, and the distance to it [N]."""
+    """Of each generated image: place of the nearest real one, and the distance to it [N]."""
 
-    index: Int[np.ndarray, " N"]
+    places: Int[np.ndarray, " N"]
     distance: Float[np.ndarray, " N"]
 
 
@@ -34,7 +35,8 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(squares > 1e-12 * sizes, squares, 0))
 
 
-def _blocks(a: np.ndarray, b: np.ndarray):  # type: ignore[no-untyped-def]
+def _blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Some rows of the distances at a time, and the number of the first."""
     for first in range(0, len(a), _ROWS):
         yield first, _distances(a[first : first + _ROWS], b)
 
@@ -81,9 +83,9 @@ def prdc(fake: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], k: int 
 
 def nearest(fake: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"]) -> Nearest:
     """The nearest real image of each generated one."""
-    blocks = [block for _, block in _blocks(fake, real)]
-    index = np.concatenate([block.argmin(1) for block in blocks])
-    return Nearest(index, np.concatenate([block.min(1) for block in blocks]))
+    found = [(block.argmin(1), block.min(1)) for _, block in _blocks(fake, real)]
+    places, distances = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return Nearest(places, distances)
 
 
 def memorised(found: Nearest, real: Float[np.ndarray, "M D"]) -> Float[np.ndarray, " N"]:
@@ -93,9 +95,11 @@ def memorised(found: Nearest, real: Float[np.ndarray, "M D"]) -> Float[np.ndarra
 
     Source: the authenticity of Alaa et al., 2022 (arXiv:2102.08921).
     """
-    apart = radii(real, 1)[found.index]
+    apart = radii(real, 1)[found.places]
     # Real images that are there twice: only a copy is as near.
-    return np.where(apart > 0, found.distance / np.where(apart > 0, apart, 1), np.where(found.distance > 0, np.inf, 0))
+    return np.where(
+        apart > 0, found.distance / np.where(apart > 0, apart, 1), np.where(found.distance > 0, np.inf, 0)
+    )
 
 
 class Pair(NamedTuple):
@@ -106,10 +110,8 @@ class Pair(NamedTuple):
     ratio: float
 
 
-def closest_pairs(
-    fake: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], num: int = 8
-) -> list[Pair]:
+def closest_pairs(fake: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], num: int = 8) -> list[Pair]:
     """The generated images that are most like copies, each with its real image; no more than `num`."""
     found = nearest(fake, real)
     ratios = memorised(found, real)
-    return [Pair(int(i), int(found.index[i]), float(ratios[i])) for i in np.argsort(ratios)[:num]]
+    return [Pair(int(i), int(found.places[i]), float(ratios[i])) for i in np.argsort(ratios)[:num]]

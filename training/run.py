@@ -26,7 +26,8 @@ from training.writers import MetricWriter
 class Run:
     """A task's steps, from a state on.
 
-    data: of this process. best: keeps the best checkpoint; None: nobody does. writer: of the first process. progress: where the data begins, and the config.
+    data: of this process. best: keeps the best checkpoint, if anyone does. writer: of the first process.
+    progress: where the data begins, and the config.
     num_steps: of the whole run. log_every, save_every: steps from one row or checkpoint to the next.
     """
 

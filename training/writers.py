@@ -153,7 +153,9 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Fields by their dotted names."""
     found: dict[str, Any] = {}
     for name, value in config.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        found |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        )
     return found
 
 

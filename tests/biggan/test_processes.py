@@ -18,6 +18,7 @@ def state_after_run(workdir, num_processes, devices):
         assert status == 0, errors[-3000:]
     config = read_config(str(workdir))
     task = Task(config, str(workdir), jax.devices()[:1])
+    template = jax.eval_shape(task.initial_state)
     return restore(str(workdir), lambda saved: template, config.to_dict())
 
 

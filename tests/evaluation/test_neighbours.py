@@ -34,7 +34,8 @@ def test_prdc_as_the_papers_define_it():
     density = np.mean([sum(within(f, r, real) for r in real) / k for f in fake])
     coverage = np.mean([any(within(f, r, real) for f in fake) for r in real])
     np.testing.assert_allclose(prdc(fake, real, k), (precision, recall, density, coverage))
-    assert 0 < precision < 1 and 0 < recall < 1
+    assert 0 < precision < 1
+    assert 0 < recall < 1
 
 
 @pytest.mark.usefixtures("blocks")
@@ -43,7 +44,7 @@ def test_memorised():
     fake = np.concatenate([real[[7]], real[[3]] + 1e-3, drawn(3, 1, shift=50.0)])
     found = nearest(fake, real)
     ratios = memorised(found, real)
-    assert list(found.index[:2]) == [7, 3]
+    assert list(found.places[:2]) == [7, 3]
     other = min(distance(real[3], x) for i, x in enumerate(real) if i != 3)
     np.testing.assert_allclose(ratios[1], distance(fake[1], real[3]) / other, rtol=1e-4)
     assert ratios[0] < 1e-6

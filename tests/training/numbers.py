@@ -21,9 +21,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from training import loop
-from training.restoring import restore
 from training.parallel import AXIS
 from training.processes import connect_by_flags
+from training.restoring import restore
 from training.task import Best, Task
 
 BATCH = 16  # over all replicas
@@ -88,7 +88,7 @@ class Numbers(Task):
         self.at_evaluation(int(state.step))
         before = self.path.read_text() if self.path.exists() else ""
         self.path.write_text(f"{before}{int(state.step)} {'last' if last else 'on the way'}\n")
-        return {"distance": abs(int(state.step) - self.config.best_step)}
+        return {"distance": float(abs(int(state.step) - self.config.best_step))}
 
     def messages(self):
         return list(self.told)

@@ -14,8 +14,8 @@ import pytest
 from tests.training.numbers import Numbers, make_config, rows, saved
 from training import loop, workdir, writers
 from training.checkpoint import Checkpoints, Progress, UnsavedError
-from training.restoring import latest_config
 from training.files import path_of, write_whole
+from training.restoring import latest_config
 from training.workdir import Workdir, read_config
 
 
@@ -284,11 +284,12 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on(config, tmp_path, capsys,
     train(config, tmp_path, at_batch=at_batch)
     out = told[0] + capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("NOT SAVED")]
-    assert len(lines) == 1
+    assert len(lines) == 2  # of the best checkpoint too
     assert "checkpoint 4 could not be written to" in lines[0]
     assert "File too large" in lines[0]
     assert "The last one is that of step 2." in lines[0]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "6"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "6", "best"]
+    assert [path.name for path in (tmp_path / "checkpoints" / "best").iterdir()] == ["6"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
