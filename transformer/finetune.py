@@ -254,8 +254,8 @@ class FinetuneTask(Task):
             writer.write(int(state.step), values)
             shown = " ".join(f"{name}={value:.4f}" for name, value in values.items())
             self._notes.append(f"step {int(state.step)}: {shown}")
-        panels = {"loss": "loss", "grad_norm": "gradient norm", "validation": "validation"}
-        save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("grad_norm",))
+        panels = {"loss": ("loss",), "gradient norm": ("grad_norm",), "validation": ("validation",)}
+        save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("gradient norm",))
         if last:
             results = json.dumps(self.test(state.params), indent=1)
             write_whole(self.results()["results"], results.encode())

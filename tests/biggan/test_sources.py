@@ -1,11 +1,13 @@
 """What sources find, pass over and refuse: paths, classes, damaged files."""
 
+import concurrent.futures
 import contextlib
 import io
 import json
 import os
 import shutil
 import tarfile
+import zipfile
 
 import flax.serialization
 import grain
@@ -75,7 +77,7 @@ def test_a_path_that_is_nothing(images, tmp_path):
         open_source()
     with pytest.raises(FileNotFoundError, match=r"config\.data\.path: there is nothing at"):
         open_source(path=str(tmp_path / "missing"))
-    with pytest.raises(ValueError, match=r"config\.data\.path: .* is neither a folder nor a \.tar file"):
+    with pytest.raises(ValueError, match=r"config\.data\.path: .* is neither a folder nor a \.tar, \.zip, "):
         open_source(path=str(images / "a" / "1.png"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds no \.jpg.*array_record \(info\.json.*features\.json"):
@@ -296,3 +298,75 @@ def test_a_file_that_goes_away_is_an_unusable_image(images):
         with pytest.raises(ImageError, match=r"cannot read the image .*a/1\.png: .*No such file"):
             look(0)
     np.testing.assert_array_equal(source[1]["image"], 2)
+
+
+def test_zip(images, tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for image in sorted(images.rglob("*.png"), reverse=True):
+            file.write(image, image.relative_to(images))
+        file.writestr("notes.txt", "no image")
+        file.writestr("__MACOSX/._1.png", "hidden")
+    source = open_source(path=str(path))
+    assert values(source) == [1, 2, 3]
+    assert source.size(1) == (40, 40)
+    assert source.name(0) == f"{path}:a/1.png"
+    assert "1 files (.txt 1)" in source.remarks[0]
+    assert "Hidden, and left out: 1" in source.remarks[1]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda index: int(source[index % 3]["image"][0, 0, 0]), range(60)))
+    assert found == [1, 2, 3] * 20
+
+
+def test_zip_files_that_are_none(images, tmp_path):
+    path = tmp_path / "cut.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("notes.txt", "no image")
+    with pytest.raises(ValueError, match=r"holds no \.jpg.*1 files \(\.txt 1\)"):
+        open_source(path=str(path))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="no zip file, or cut"):
+        open_source(path=str(path))
+    with pytest.raises(FileNotFoundError, match="no zip file"):
+        open_source("zip", path=str(tmp_path / "none.zip"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_arrays(kind, channels, tmp_path):
+    path = tmp_path / f"images.{kind}"
+    array = np.random.default_rng(0).integers(0, 256, (3, 5, 7, channels), np.uint8)
+    array[..., 3:] = 255
+    if kind == "npy":
+        np.save(path, array)
+    else:
+        np.savez(path, arr_0=array, labels=np.zeros(3, int))
+    source = open_source(path=str(path))
+    assert len(source) == 3
+    expected = np.broadcast_to(array[2, ..., :3], (5, 7, 3))
+    np.testing.assert_array_equal(source[2]["image"], expected)
+    assert source[2]["name"] == f"2 of {path}"
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.zeros((2, 3, 5, 5), np.uint8), r"uint8\[2, 3, 5, 5\]"),
+        (np.full((2, 5, 5, 3), np.nan, np.float32), r"float32\[2, 5, 5, 3\]\. Floats have to be scaled"),
+        (np.zeros((0, 5, 5, 3), np.uint8), r"uint8\[0, 5, 5, 3\]"),
+    ],
+)
+def test_arrays_that_are_no_images(array, found, tmp_path):
+    np.save(tmp_path / "images.npy", array)
+    with pytest.raises(ValueError, match=r"config\.data\.path: .*one array of images.*" + found):
+        open_source(path=str(tmp_path / "images.npy"))
+
+
+def test_arrays_that_cannot_be_read(tmp_path):
+    path = tmp_path / "images.npz"
+    path.write_bytes(b"PK no zip file")
+    with pytest.raises(ValueError, match="cannot read"):
+        open_source(path=str(path))
+    np.savez(path, a=np.zeros((2, 5, 5, 3), np.uint8), b=np.zeros((2, 5, 5, 3), np.uint8))
+    with pytest.raises(ValueError, match="should hold one array of images"):
+        open_source(path=str(path))

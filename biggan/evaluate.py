@@ -1,0 +1,188 @@
+"""How good are generated images? Distances to real ones, by the features of a network.
+
+python -m biggan.evaluate --workdir=runs/quickstart --metrics=fd,kd,prdc
+python -m biggan.evaluate --fake=samples --real=photos.zip --features=dinov2_s14,inception \\
+    --inception_weights=pt_inception-2015-12-05-6726825d.pth --json=metrics.json
+
+Generated are a checkpoint's samples (--workdir), or the images of a folder, .tar, .zip, .npy or .npz file
+(--fake). Real are such images too, records of biggan.convert, a prepared TFDS data set or a file of
+statistics (--real); without --real they are the data that the run was trained on.
+
+Each metric is printed with its spread: of fd by the jackknife over ten parts of the samples, of kd and is the
+deviation over subsets, of fd_infinity the standard error of the fit. fd of features=inception is the FID: by
+default resized as pytorch-fid does; --resize=clean is clean-fid's. A FID wants 50,000 samples.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from biggan.evaluation import Samples, SourceImages, save_pairs, usable_places
+from biggan.experiment import build_real, read_config, restore_generator
+from biggan.sampling import Sampler, latents, sampling_keys, standing_statistics
+from biggan.sources import open_source
+from evaluation.evaluator import Evaluator
+from evaluation.images import Images
+from evaluation.inception import INCEPTION_SHA256
+from evaluation.metrics import METRICS
+from evaluation.neighbours import closest_pairs
+from evaluation.networks import NAMES, load_network
+from evaluation.resizers import RESIZERS
+from evaluation.statistics import Statistics, is_statistics, save_statistics
+from training.checkpoint import DamagedCheckpointError
+from training.files import path_of, write_whole
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run, whose generator is measured.")
+_FAKE = flags.DEFINE_string(
+    "fake", None, "generated images instead: a folder, .tar, .zip, .npy or .npz file."
+)
+_REAL = flags.DEFINE_string(
+    "real",
+    None,
+    "real images, of those kinds, records or TFDS, or a statistics file; default: the run's data.",
+)
+_SPLIT = flags.DEFINE_string("split", "train", "of --real, if it is a TFDS data set.")
+_METRICS = flags.DEFINE_list("metrics", ["fd", "kd"], f"of {', '.join(METRICS)}.")
+_FEATURES = flags.DEFINE_list("features", ["dinov2_s14"], f"of {', '.join(NAMES)}.")
+_NUM = flags.DEFINE_integer("num", 50_000, "generated images: drawn, or taken at most.", lower_bound=2)
+_RESOLUTION = flags.DEFINE_integer(
+    "resolution", None, "squares of this side are cut of all images first; default: the generator's, or none."
+)
+_RESIZE = flags.DEFINE_enum(
+    "resize", None, list(RESIZERS), "how images come to the size of the network; default: its own way."
+)
+_STEP = flags.DEFINE_string("step", "newest", "of the checkpoint: a number, newest or best.")
+_TRUNCATION = flags.DEFINE_float("truncation", None, "of the noise; default: none.")
+_STANDING = flags.DEFINE_bool("standing_statistics", False, "measure batch statistics anew.")
+_EMA = flags.DEFINE_bool("ema", True, "take the averaged weights where there are any.")
+_SEED = flags.DEFINE_integer("seed", 0, "of the noise, and of subsets.", lower_bound=0)
+_BATCH = flags.DEFINE_integer("batch_size", 16, "images at once on a device.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "file to write: one object, a field a metric.")
+_PAIRS = flags.DEFINE_string(
+    "pairs", "pairs.png", "with memorisation: picture to write, of the samples nearest to a real image."
+)
+_SAVE = flags.DEFINE_string("save_statistics", None, "file to write: statistics of the real images, .npz.")
+_CACHE = flags.DEFINE_string(
+    "cache", "~/.cache/smyrf_jax", "folder that keeps statistics of real images, by their content; '': none."
+)
+_INCEPTION = flags.DEFINE_string("inception_weights", "", "file of pytorch-fid's Inception.")
+_SHA256 = flags.DEFINE_string("inception_sha256", INCEPTION_SHA256, "of that file; default: of the FID's.")
+_DINOV2 = flags.DEFINE_string("dinov2_weights", "", "folder or ONNX file of a DINOv2.")
+_SKIP = flags.DEFINE_bool("skip_corrupt", False, "leave images out that cannot be used.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}.")
+    if (_WORKDIR.value is None) == (_FAKE.value is None):
+        raise app.UsageError("either --workdir, a run, or --fake, images, is wanted.")
+    if _FAKE.value and not _REAL.value:
+        raise app.UsageError("--fake wants --real, the images that it is compared with.")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        evaluate()
+    except (OSError, ValueError, ImportError, DamagedCheckpointError) as error:
+        sys.exit(str(error))
+
+
+def evaluate() -> None:
+    paths = {"inception": _INCEPTION.value, "dinov2": _DINOV2.value}
+    networks = [load_network(name, paths, _RESIZE.value, _SHA256.value) for name in _FEATURES.value]
+    devices = jax.local_devices()
+    evaluator = Evaluator(
+        networks,
+        _METRICS.value,
+        tqdm,
+        cache=_CACHE.value or None,
+        devices=devices,
+        batch_size=_BATCH.value * len(devices),
+        seed=_SEED.value,
+    )
+    fake, resolution = _fake_images()
+    images, real = _real_statistics(evaluator, resolution, len(fake))
+    if _SAVE.value:
+        save_statistics(_SAVE.value, real[0])
+    found = evaluator(fake, real)
+    print("\n".join(found.lines()))
+    if _JSON.value:
+        write_whole(path_of(_JSON.value), json.dumps(found.values(), indent=1).encode())
+    if "memorisation" not in _METRICS.value:
+        return
+    if images is None:
+        print("No picture of pairs: --real is a file of statistics.")
+        return
+    vectors = found.fake[0].vectors, real[0].vectors
+    assert vectors[0] is not None
+    assert vectors[1] is not None
+    save_pairs(closest_pairs(*vectors), fake, images, _PAIRS.value)
+    print(f"Samples beside the nearest real images, the nearest first: {_PAIRS.value}")
+
+
+def _fake_images() -> tuple[Images, int | None]:
+    """The generated images, and the side of the squares that all are."""
+    if _FAKE.value:
+        return _images_of("fake", _FAKE.value, _RESOLUTION.value, most=_NUM.value), _RESOLUTION.value
+    generator, variables, _ = restore_generator(_WORKDIR.value, _STEP.value, _EMA.value)
+    if _RESOLUTION.value not in (None, generator.resolution):
+        raise ValueError(
+            f"--resolution={_RESOLUTION.value}, but the generator's images are {generator.resolution} wide: "
+            "leave it out."
+        )
+    keys = sampling_keys(_SEED.value)
+    noise, labels = latents(generator, keys.noise, _NUM.value, _TRUNCATION.value)
+    if _STANDING.value:
+        variables = standing_statistics(generator, variables, keys.standing, truncation=_TRUNCATION.value)
+    sampler = Sampler(generator, _BATCH.value, jax.local_devices())
+    return Samples(sampler, variables, noise, labels, keys.hashing), generator.resolution
+
+
+def _real_statistics(
+    evaluator: Evaluator, resolution: int | None, num: int
+) -> tuple[Images | None, list[Statistics]]:
+    """The real images, if there are any, and their statistics."""
+    if _REAL.value and is_statistics(_REAL.value):
+        return None, evaluator.real_of_file(_REAL.value)
+    images = _images_of("real", _REAL.value, resolution) if _REAL.value else _data_of_the_run(num)
+    return images, evaluator.real(images)
+
+
+def _data_of_the_run(num: int) -> Images:
+    config = read_config(_WORKDIR.value)
+    try:
+        return build_real(config, num)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the data of the run in --workdir cannot be read; --real names other. {error}"
+        ) from error
+
+
+def _images_of(flag: str, path: str, resolution: int | None, most: int | None = None) -> Images:
+    """Images that a flag names; `most` of them at most, drawn at random."""
+    try:
+        source = open_source(path=path, split=_SPLIT.value, skip_corrupt=_SKIP.value)
+    except (OSError, ValueError) as error:
+        # What a run says of its config, with the names that the flags have here.
+        found = str(error).replace("config.data.path", f"--{flag}").replace("config.data.", "--")
+        raise ValueError(found) from error
+    for remark in source.remarks:
+        print(f"--{flag}: {remark}")
+    places = np.arange(len(source))
+    if _SKIP.value:
+        places, unusable = usable_places(source, resolution, tqdm)
+        for message in unusable:
+            print(f"--{flag}: skipped: {message}")
+    if most is not None and len(places) > most:
+        places = np.sort(np.random.default_rng(_SEED.value).choice(places, most, replace=False))
+    if len(places) < 2:
+        raise ValueError(
+            f"--{flag}={path} holds {len(places)} images that can be used; two or more are wanted."
+        )
+    return SourceImages(source, resolution, places)
+
+
+if __name__ == "__main__":
+    app.run(main)

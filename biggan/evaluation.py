@@ -1,0 +1,100 @@
+"""Generated and real images of a GAN, as an evaluation takes them."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, Key, PyTree, UInt8
+
+from biggan.data import resize
+from biggan.pictures import save_grid
+from biggan.sampling import Sampler
+from biggan.sources import Photos, Source
+from biggan.survey import survey
+from evaluation.images import Images
+from evaluation.neighbours import Pair
+from training.photographs import middle_square, random_square
+
+# Of the picture of pairs, the side of an image.
+_SIDE = 128
+
+
+class Samples:
+    """The images of a sampler, drawn a batch at a time as they are asked for, in order best.
+
+    variables: of the generator. noise [B, Z], labels [B]: of `latents`. rng: of the hashes.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        variables: Mapping[str, PyTree],
+        noise: Float[np.ndarray, "B Z"],
+        labels: Int[np.ndarray, " B"],
+        rng: Key[Array, ""],
+    ):
+        self._sampler, self._arguments = sampler, (noise, labels)
+        self._variables, self._rng = variables, rng
+        self._lock = threading.Lock()
+        self._drawn: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self._arguments[0])
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        size = self._sampler.images_at_once
+        number, place = divmod(index, size)
+        with self._lock:
+            if self._drawn is None or self._drawn[0] != number:
+                noise, labels = (array[number * size : (number + 1) * size] for array in self._arguments)
+                self._drawn = number, self._sampler(self._variables, noise, labels, self._rng)
+            return self._drawn[1][place]
+
+
+class SourceImages:
+    """The images of a source, all or those at `places`, as they are or as squares of `resolution`.
+
+    `[]` raises ImageError for one that cannot be used.
+    """
+
+    def __init__(self, source: Source, resolution: int | None = None, places: np.ndarray | None = None):
+        self._source, self._resolution = source, resolution
+        self._places = np.arange(len(source)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        element = self._source[int(self._places[index])]
+        return element["image"] if self._resolution is None else resize(element, self._resolution)
+
+
+def usable_places(
+    source: Source, resolution: int | None, progress: Callable[..., Any]
+) -> tuple[np.ndarray, list[str]]:
+    """Places of the images that can be used, and a message for each other. Reads all."""
+    found = survey(source, resolution or 1, progress)
+    places = [image.place for image in found.seen if min(image.size) >= (resolution or 1)]
+    return np.array(places, int), found.unusable
+
+
+class Crops:
+    """`num` squares cut at random from photographs, as training cuts them."""
+
+    def __init__(self, source: Photos, resolution: int, num: int, seed: int):
+        self._source, self._resolution, self._num, self._seed = source, resolution, num, seed
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "R R 3"]:
+        rng = np.random.default_rng([self._seed, index])
+        return random_square(self._source[index % len(self._source)]["image"], self._resolution, rng)
+
+
+def save_pairs(pairs: list[Pair], fake: Images, real: Images, path: str) -> None:
+    """A picture of generated images, left, and the real ones that they are nearest to, right."""
+    images = [image for pair in pairs for image in (fake[pair.fake], real[pair.real])]
+    save_grid(np.stack([middle_square(image, _SIDE) for image in images]), path, columns=4)
