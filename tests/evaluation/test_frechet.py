@@ -26,6 +26,17 @@ def test_the_distance_is_that_of_the_square_root():
     assert frechet_distance(Moments.of(a), Moments.of(a)) == pytest.approx(0, abs=1e-10)
 
 
+# scipy gives `disp` up, which pytorch-fid asks for.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_distance_is_that_of_pytorch_fid():
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    for num in (300, 50):  # more and fewer than features
+        a, b = drawn(num, 64, 0).astype(np.float32), drawn(200, 64, 1, shift=0.1).astype(np.float32)
+        (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
+        wanted = fid_score.calculate_frechet_distance(mean_a, cov_a, mean_b, cov_b)
+        np.testing.assert_allclose(frechet_distance(Moments.of(a), Moments.of(b)), wanted, rtol=1e-4)
+
+
 def test_normals_whose_covariances_commute():
     """(m - n)^2 + (s - t)^2 in each direction."""
     a = Moments.from_covariance(9, np.array([1.0, 2.0]), np.diag([4.0, 9.0]))
