@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from training.digests import arrays_of, digest_of_plain, digests_of
+from training.digests import arrays_of, digest_of_plain, digests_of, filled
 from training.files import free_name, move_folder, path_of
 from training.processes import is_first, of_first
 
@@ -280,7 +280,13 @@ class Checkpoints:
                 f"({len(arrays)} arrays differ; {arrays[0][0]} is {arrays[0][1]} there and "
                 f"{arrays[0][2]} here.) Set the field as it was, or take another --workdir."
             )
-        state = jax.device_get(self._read(step, state=ocp.args.StandardRestore(wanted))["state"])
+        saved = self._read(step, state=ocp.args.StandardRestore())["state"]
+        try:
+            state = filled(wanted, saved)
+        except KeyError as error:
+            raise DamagedCheckpointError(
+                f"checkpoint {step} in {self.directory} cannot be read (no {error})."
+            ) from error
         if int(state.step) != step:
             raise DamagedCheckpointError(
                 f"checkpoint {step} in {self.directory} is not what was saved: its state is of step "

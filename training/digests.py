@@ -9,9 +9,25 @@ import jax
 import numpy as np
 
 
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def _by_path(state: Any) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+        yield _name(path), leaf
+
+
+def filled(template: Any, saved: Any) -> Any:
+    """A tree like the template with the arrays that `saved`, of other containers, has at the same paths.
+
+    Fields of the template that hold None need not be in `saved`: they may be younger than it is.
+
+    Raises:
+        KeyError: saved lacks an array.
+    """
+    arrays = dict(_by_path(saved))
+    return jax.tree_util.tree_map_with_path(lambda path, _: np.asarray(arrays[_name(path)]), template)
 
 
 def arrays_of(state: Any) -> dict[str, str]:

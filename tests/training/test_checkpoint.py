@@ -71,6 +71,18 @@ def test_a_state_that_does_not_fit_names_the_fields_that_decide_its_arrays(workd
         restore(str(workdir), template_of(5), config)
 
 
+def test_a_field_that_the_checkpoint_does_not_know_may_hold_none(workdir):
+    class Younger(State):
+        count: Any = None
+
+    restored = restore_latest(str(workdir), Younger(**vars(template())), {"width": 3})
+    assert isinstance(restored, Younger)
+    assert restored.count is None
+    np.testing.assert_array_equal(restored.values, 4)
+    with pytest.raises(ValueError, match=r"1 arrays differ; count is None there and int32\[\] here"):
+        restore_latest(str(workdir), Younger(**vars(template()), count=np.int32(0)), {"width": 3})
+
+
 def test_config_differences():
     assert config_differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == [
         ("a.c", 2, 4),
