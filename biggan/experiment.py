@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from biggan.augment import POLICIES, Augmentation
 from biggan.checks import check_classes, check_sizes, keep_classes
 from biggan.data import Readable, pipeline
 from biggan.discriminator import Discriminator
@@ -24,7 +25,7 @@ from training.restoring import NEWEST, latest_config, restore
 from training.workdir import read_config as workdir_config
 
 # How the names of the config's fields begin that decide what arrays a state has.
-STATE_FIELDS = ("num_classes", "generator.", "discriminator.", "ema.")
+STATE_FIELDS = ("num_classes", "generator.", "discriminator.", "ema.", "augment")
 # Fields of before, for which config.num_classes stands now.
 _OLD_FIELDS = (("generator", "num_classes"), ("discriminator", "num_classes"), ("data", "classes"))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -38,6 +39,31 @@ def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
         int(size): method_from_config(**options) for size, options in attention.items() if options
     }
     return fields
+
+
+def _augmentation(config: ml_collections.ConfigDict) -> Augmentation | None:
+    """Of config.augment; None: off. Runs that began before the section was there have none."""
+    section = config.get("augment")
+    if section is None:
+        return None
+    fields = section.to_dict()
+    policies = tuple(name.strip() for name in fields.pop("policy").split(",") if name.strip())
+    if len(set(policies)) < len(policies) or not set(policies) <= set(POLICIES):
+        raise ValueError(
+            f"config.augment.policy should be some of {','.join(POLICIES)}, with commas between, each once, "
+            f"but got {section.policy!r}."
+        )
+    if not 0 <= section.probability <= 1:
+        raise ValueError(f"config.augment.probability should be in [0, 1], got {section.probability}.")
+    if not -1 < section.target < 1:
+        raise ValueError(f"config.augment.target should be between -1 and 1, got {section.target}.")
+    if section.images < 1:
+        raise ValueError(f"config.augment.images must be positive, got {section.images}.")
+    if not policies:
+        if section.adaptive:
+            raise ValueError("config.augment.adaptive is on, but config.augment.policy is empty: name some.")
+        return None
+    return Augmentation(policies, **fields)
 
 
 def build_gan(config: ml_collections.ConfigDict) -> GAN:
@@ -74,6 +100,7 @@ def build_gan(config: ml_collections.ConfigDict) -> GAN:
         d_ortho=config.ortho.d,
         ema_decay=config.ema.decay,
         ema_start=config.ema.start,
+        augmentation=_augmentation(config),
         axis_name=AXIS,
     )
 
@@ -87,6 +114,7 @@ def build_state(config: ml_collections.ConfigDict, gan: GAN) -> GANState:
         gan.g_optimizer,
         gan.d_optimizer,
         ema=config.ema.on,
+        augmentation=gan.augmentation,
     )
 
 

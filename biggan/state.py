@@ -9,6 +9,7 @@ import optax
 from jax import Array
 from jaxtyping import Key, PyTree
 
+from biggan.augment import Augmentation, AugmentState, init_augment
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
 
@@ -27,12 +28,16 @@ class NetworkState(flax.struct.PyTreeNode):
 
 
 class GANState(flax.struct.PyTreeNode):
-    """step: updates of the generator so far. ema: averaged params and batch_stats of the generator."""
+    """step: updates of the generator so far. ema: averaged params and batch_stats of the generator.
+
+    augment: of an adaptive augmentation.
+    """
 
     step: Any  # a scalar; with a leading axis while it is replicated
     generator: NetworkState
     discriminator: NetworkState
     ema: dict[str, PyTree] | None
+    augment: AugmentState | None = None
 
     def sampling_variables(self) -> dict[str, PyTree]:
         """The generator's variables for sampling: averaged where there is an average.
@@ -49,6 +54,7 @@ def init_state(
     g_optimizer: optax.GradientTransformation,
     d_optimizer: optax.GradientTransformation,
     ema: bool,
+    augmentation: Augmentation | None = None,
 ) -> GANState:
     """A fresh state: orthogonal kernels, zero biases (the original keeps PyTorch's small random ones)."""
     rngs = dict(zip(["g", "d", "g_hashing", "d_hashing"], jax.random.split(rng, 4), strict=True))
@@ -67,6 +73,7 @@ def init_state(
         generator=network(generator, "g", noise, g_optimizer),
         discriminator=network(discriminator, "d", images, d_optimizer),
         ema=None,
+        augment=init_augment(augmentation),
     )
     if ema:
         average = {

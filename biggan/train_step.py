@@ -10,6 +10,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int, Key, PyTree
 
+from biggan.augment import Augmentation, adapted, augment
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
 from biggan.layers import SPECTRAL_NORM
@@ -17,6 +18,10 @@ from biggan.losses import discriminator_hinge, generator_hinge, orthogonal_gradi
 from biggan.state import GANState, NetworkState
 
 Metrics = dict[str, Array]
+
+# The stream of a micro-batch's key that is the augmentation's, behind those that `split` makes of it: so a
+# step without augmentation draws what it drew before there was any.
+_AUGMENT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,7 @@ class GAN:
     accumulation: micro-batches whose gradients are averaged before an update.
     g_ortho, d_ortho: strength of the orthogonal regularisation; 0: none.
     ema_decay, ema_start: of the generator's average; before ema_start it is a copy.
+    augmentation: of what the discriminator sees; None: none.
     axis_name: the axis of the replicas; None: there is one.
     """
 
@@ -40,6 +46,7 @@ class GAN:
     d_ortho: float = 0.0
     ema_decay: float = 0.9999
     ema_start: int = 0
+    augmentation: Augmentation | None = None
     axis_name: str | None = None
 
     def mean_over_replicas(self, tree: PyTree) -> PyTree:
@@ -47,6 +54,9 @@ class GAN:
 
     def replica(self) -> int | Array:
         return 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name)
+
+    def num_replicas(self) -> int:
+        return 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
 
 
 class Batch(NamedTuple):
@@ -83,6 +93,11 @@ def train_step(gan: GAN, state: GANState, batch: Batch, rng: Key[Array, ""]) -> 
     stats = stats | {"batch_stats": gan.mean_over_replicas(stats["batch_stats"])}
     state = state.replace(generator=state.generator.replace(stats=stats))
     state = _averaged(gan, state)
+    if gan.augmentation is not None and state.augment is not None:
+        num_images = batch.labels.size * gan.num_replicas()
+        now = adapted(state.augment, gan.augmentation, d_metrics["real_sign"], num_images)
+        state = state.replace(augment=now)
+        d_metrics |= {"real_sign": now.real_sign, "augment_probability": now.probability}
     return state.replace(step=state.step + 1), d_metrics | g_metrics
 
 
@@ -101,11 +116,16 @@ def discriminator_step(
             gan, state.generator.params, stats[0], len(micro_batch.labels), rng_fake
         )
         real = micro_batch.images.astype(fake.dtype) / 127.5 - 1
-        images = jnp.concatenate([jax.lax.stop_gradient(fake), real])
+        rng_of_fake, rng_of_real = jax.random.split(jax.random.fold_in(rng, _AUGMENT))
+        fake = _augmented(gan, state, jax.lax.stop_gradient(fake), rng_of_fake)
+        images = jnp.concatenate([fake, _augmented(gan, state, real, rng_of_real)])
         labels = jnp.concatenate([labels, micro_batch.labels])
         scores, d_stats = _score(gan, params, stats[1], images, labels, rng_hash)
-        loss_fake, loss_real = discriminator_hinge(*jnp.split(scores, 2))
+        scores_fake, scores_real = jnp.split(scores, 2)
+        loss_fake, loss_real = discriminator_hinge(scores_fake, scores_real)
         metrics = {"d_loss_fake": loss_fake, "d_loss_real": loss_real}
+        if state.augment is not None:
+            metrics["real_sign"] = jnp.mean(jnp.sign(scores_real))
         return loss_fake + loss_real, ((g_stats, d_stats), metrics)
 
     grads, (g_stats, d_stats), metrics = _accumulate(
@@ -131,6 +151,7 @@ def generator_step(
     def loss(params: PyTree, stats: Any, rng: Any) -> tuple[Array, Any]:
         rng_fake, rng_hash = jax.random.split(rng)
         fake, labels, g_stats = _generate(gan, params, stats[0], batch_size, rng_fake)
+        fake = _augmented(gan, state, fake, jax.random.fold_in(rng, _AUGMENT))
         scores, d_stats = _score(gan, state.discriminator.params, stats[1], fake, labels, rng_hash)
         value = generator_hinge(scores)
         return value, ((g_stats, d_stats), {"g_loss": value})
@@ -162,7 +183,21 @@ def latents(gan: GAN, rng: Key[Array, ""], batch_size: int) -> tuple[Float[Array
         noise = jax.random.normal(rng_noise, (gan.generator.noise_width,))
         return noise, jax.random.randint(rng_label, (), 0, gan.generator.num_classes)
 
-    return jax.vmap(draw)(gan.replica() * batch_size + jnp.arange(batch_size))
+    return jax.vmap(draw)(_numbers(gan, batch_size))
+
+
+def _numbers(gan: GAN, batch_size: int) -> Int[Array, " B"]:
+    """Of this replica's samples in the global batch."""
+    return gan.replica() * batch_size + jnp.arange(batch_size)
+
+
+def _augmented(gan: GAN, state: GANState, images: Array, rng: Key[Array, ""]) -> Array:
+    """Images as the discriminator sees them. They are numbered as in `latents`, and draw alike."""
+    if gan.augmentation is None:
+        return images
+    probability = gan.augmentation.probability if state.augment is None else state.augment.probability
+    rngs = jax.vmap(lambda number: jax.random.fold_in(rng, number))(_numbers(gan, len(images)))
+    return augment(images, rngs, gan.augmentation.policies, probability)
 
 
 def _generate(

@@ -48,6 +48,13 @@ def get_config() -> ConfigDict:
             "adam": {"g_lr": 5e-5, "d_lr": 2e-4, "b1": 0.0, "b2": 0.999, "eps": 1e-6},
             "ortho": {"g": 0.0, "d": 0.0},
             "ema": {"on": False, "decay": 0.9999, "start": 20_000},
+            "augment": {  # of what the discriminator sees, for small data sets (DiffAugment, ADA)
+                "policy": "",  # some of color,translation,cutout; "": off
+                "probability": 1.0,  # of each policy for each image; adaptive: at the start (ADA: 0)
+                "adaptive": False,  # the probability rises where the discriminator learns by heart
+                "target": 0.6,  # of the mean sign of its scores of real images
+                "images": 500_000,  # in which the probability can go from 0 to 1
+            },
             "data": {
                 "source": "",  # photos, folder, tar, tfds, array_record; "": what lies at the path
                 "path": "",

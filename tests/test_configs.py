@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from biggan.augment import Augmentation
 from biggan.experiment import build_gan, build_state
-from smyrf_jax import Smyrf
+from smyrf_jax import Canopy, Smyrf
 
 NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")}
 # What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
@@ -41,12 +42,14 @@ def test_a_config_builds(name):
 
 def test_the_paper():
     canopy = {"celeba128_canopy", "celeba256_canopy"}
-    assert {"celeba128_smyrf", "celeba128_dense64", "celeba256_smyrf", "quickstart"} | canopy == GANS
+    small = {"quickstart", "own_images"}
+    assert {"celeba128_smyrf", "celeba128_dense64", "celeba256_smyrf"} | canopy | small == GANS
     config = config_of("celeba128_smyrf")
     assert config.generator.attention.to_dict() == {
         "128": {"name": "smyrf", "num_hashes": 4, "cluster_size": 2048}
     }
     gan = build_gan(config)
+    assert gan.augmentation is None
     assert gan.generator.attention[128] == Smyrf(num_hashes=4, cluster_size=2048)
     assert gan.generator.axis_name is None  # statistics of each core
     assert (gan.d_steps, config.batch_size, config.num_steps) == (2, 4, 120_000)
@@ -62,6 +65,21 @@ def test_canopy_has_the_pairs_that_its_configs_tell():
             method = build_gan(config_of(f"celeba{size}_{name}")).generator.attention[size]
             cost = method.cost(num_queries, num_queries // 4)
             assert cost.pairs == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("resolution", ["64", "128"])
+def test_own_images_at_either_resolution(resolution):
+    config = importlib.import_module("configs.own_images").get_config(resolution)
+    gan = build_gan(config)
+    assert gan.generator.resolution == gan.discriminator.resolution == int(resolution)
+    assert gan.generator.attention == {64: Canopy()}
+    assert gan.augmentation == Augmentation(("color", "translation", "cutout"))
+    jax.eval_shape(lambda: build_state(config, gan))
+
+
+def test_own_images_at_no_other_resolution():
+    with pytest.raises(ValueError, match="own_images.py:256: the resolutions are 64, 128"):
+        importlib.import_module("configs.own_images").get_config("256")
 
 
 def test_the_rows_of_glue():

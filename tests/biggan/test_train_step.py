@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from biggan import train_step as train_step_module
 from biggan.experiment import build_gan
@@ -51,8 +52,9 @@ def of_each_replica(function, rng):
 
 
 def test_eight_replicas_equal_one_on_the_same_global_batch(tiny):
-    """In gradients and in parameters, after two steps, in float64."""
+    """In gradients, in parameters and in what augments, after two steps, in float64."""
     tiny.generator.attention = {"16": {"name": "dense"}}
+    tiny.augment.update(policy="color,translation,cutout", probability=0.6, adaptive=True, images=64)
     tiny.generator.cross_replica_bn = True
     tiny.d_steps = 2
     with jax.enable_x64(True):
@@ -75,6 +77,11 @@ def test_eight_replicas_equal_one_on_the_same_global_batch(tiny):
                 np.testing.assert_array_equal(shards, np.broadcast_to(shards[:1], shards.shape))
             results.append((to_host(replicas), to_host(metrics)))
         chex.assert_trees_all_close(*results, rtol=1e-7, atol=1e-9)
+        state_after, metrics = results[0]
+        # By 16 images a step, down.
+        assert state_after.augment.probability == pytest.approx(0.1)
+        assert metrics["augment_probability"] == state_after.augment.probability
+        assert metrics["real_sign"] == state_after.augment.real_sign != 0
         for network in ("generator", "discriminator"):
             moved = jax.tree.map(
                 lambda new, old: np.abs(new - old).max(),
@@ -116,6 +123,34 @@ def test_noise_does_not_depend_on_the_number_of_replicas(tiny):
     whole, _ = latents(one, jax.random.key(0), 16)
     parts, _ = of_each_replica(lambda rng: latents(gan, rng, 2), jax.random.key(0))
     chex.assert_trees_all_equal(np.asarray(parts).reshape(16, -1), np.asarray(whole))
+
+
+def test_augmentation_does_not_depend_on_the_number_of_replicas(tiny):
+    tiny.augment.policy = "color,translation,cutout"
+    gan = build_gan(tiny)
+    state = state_of(tiny, gan)
+    images = np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32)
+    rng = jax.random.key(0)
+    one = dataclasses.replace(gan, axis_name=None)
+    whole = jax.jit(lambda images: train_step_module._augmented(one, state, images, rng))(images)
+    part = jax.pmap(lambda images: train_step_module._augmented(gan, state, images, rng), axis_name=AXIS)
+    parts = np.asarray(part(images.reshape(8, 2, 32, 32, 3)))
+    np.testing.assert_allclose(parts.reshape(images.shape), whole, atol=1e-6)
+    assert np.all(np.any(parts != images.reshape(parts.shape), (2, 3, 4)))
+
+
+def test_the_discriminator_sees_augmented_images_alone(tiny, monkeypatch):
+    """With an augmentation that leaves nothing, all scores are the same and the generator learns nothing."""
+    tiny.augment.policy, tiny.augment.adaptive = "color", True
+    tiny.generator.attention = {}
+    gan = dataclasses.replace(build_gan(tiny), axis_name=None)
+    monkeypatch.setattr(train_step_module, "augment", lambda images, *_: 0 * images)
+    images, labels = images_for(tiny, 2)
+    batch = Batch(images[None, None], labels[None, None])
+    step = jax.jit(functools.partial(train_step_module.train_step, gan))
+    _, metrics = step(state_of(tiny, gan), batch, jax.random.key(0))
+    assert float(metrics["g_grad_norm"]) == 0
+    assert float(metrics["d_loss_fake"]) + float(metrics["d_loss_real"]) == pytest.approx(2)
 
 
 def test_accumulated_gradients_are_the_mean_of_the_micro_batches(tiny, monkeypatch):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from biggan.augment import init_augment
 from biggan.experiment import build_state
 from biggan.state import GANState, NetworkState
 from biggan.train_step import GAN
@@ -46,4 +47,5 @@ def state_of(config: ConfigDict, gan: GAN) -> GANState:
     if shapes.ema is not None:
         average = {"params": generator.params, "batch_stats": generator.stats["batch_stats"]}
         ema = jax.tree.map(np.copy, average)
-    return GANState(zeros(shapes.step), generator, network(shapes.discriminator), ema)
+    augment = jax.device_get(init_augment(gan.augmentation))
+    return GANState(zeros(shapes.step), generator, network(shapes.discriminator), ema, augment)
