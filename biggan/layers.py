@@ -112,6 +112,9 @@ class AttentionBlock(nn.Module):
     1x1 convolutions without bias: C/8 channels for query and key, C/2 for value; key and value are
     max-pooled 2x2; the logits are not scaled. One head. Hashes draw from the rng collection "hashing".
 
+    Where the collection "intermediates" is mutable it holds query [B, T, 1, C/8], key [B, S, 1, C/8],
+    value [B, S, 1, C/2] and what they give, attended [B, T, 1, C/2].
+
     Source: SAGAN (arXiv:1805.08318), section 3, as in BigGAN.
     """
 
@@ -134,6 +137,8 @@ class AttentionBlock(nn.Module):
         key = tokens(max_pool(conv(channels // 8, "phi", inputs)))
         value = tokens(max_pool(conv(channels // 2, "g", inputs)))
         output: Any = attention(query, key, value, method=self.method, rng=hashing_rng(self), scale=1.0)
+        for name, tensor in {"query": query, "key": key, "value": value, "attended": output}.items():
+            self.sow("intermediates", name, tensor)
         output = conv(channels, "o", output.reshape(batch, height, width, channels // 2))
         gamma = self.param("gamma", nn.initializers.zeros, ())
         return (gamma * output + inputs).astype(self.dtype)

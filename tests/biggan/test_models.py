@@ -12,9 +12,17 @@ import pytest
 
 from biggan import Discriminator, Generator
 from biggan.experiment import build_gan
-from biggan.layers import ClassProjection, ConditionalBatchNorm, downsample, max_pool, upsample
+from biggan.layers import (
+    AttentionBlock,
+    ClassProjection,
+    ConditionalBatchNorm,
+    downsample,
+    max_pool,
+    upsample,
+)
 from biggan.train import GANTask
 from smyrf_jax import Dense, Smyrf
+from smyrf_jax.dense import dense_weights
 from tests.biggan.variables import filled
 
 KEYS = ("params", "hashing")
@@ -169,6 +177,23 @@ def test_the_convolutions_compute_in_the_dtype():
         assert set(convolutions) == {name}
         assert ("bf16" in program) == (name == "bf16")
     assert Generator(32).dtype is Discriminator(32).dtype is jnp.float32
+
+
+def test_an_attention_block_shows_what_it_attends_to():
+    """Where it is asked to, and else nothing of it is in the program."""
+    block = AttentionBlock(Dense(), sn_eps=1e-6)
+    inputs = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
+    variables = variables_of(block, inputs)
+    apply = functools.partial(block.apply, train=False)
+    output, kept = apply(variables, inputs, mutable=["intermediates"])
+    query, key, value, attended = (
+        kept["intermediates"][name][0] for name in ("query", "key", "value", "attended")
+    )
+    chex.assert_shape([query, key, value], [(2, 64, 1, 2), (2, 16, 1, 2), (2, 16, 1, 8)])
+    weights = dense_weights(query, key, scale=1.0)
+    np.testing.assert_allclose(jnp.einsum("bnts,bsnv->btnv", weights, value), attended, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(apply(variables, inputs), output)
+    assert "intermediates" not in variables
 
 
 def test_without_a_key_for_hashing_the_images_are_always_the_same():
