@@ -201,3 +201,29 @@ def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | s
         return jax.eval_shape(lambda: build_saved_state(config, gan, saved))
 
     return restore(workdir, template, config.to_dict(), step=step, state_fields=STATE_FIELDS)
+
+
+def restore_generator(
+    workdir: str, step: str = NEWEST, ema: bool = True
+) -> tuple[Generator, dict[str, Any], str]:
+    """The generator of a run in `workdir`, for sampling.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint: a number, "newest" or "best".
+        ema: take the averaged weights where there are any.
+
+    Returns:
+        The network, its variables, and their name: the step, with _ema if they are averaged.
+
+    Raises:
+        FileNotFoundError: there is no run, or no such checkpoint.
+        ValueError: step is neither, or the run is none of a GAN.
+        DamagedCheckpointError: the checkpoint cannot be read.
+    """
+    config = read_config(workdir)
+    state = restore_state(workdir, config, int(step) if step.isascii() and step.isdigit() else step)
+    if not ema:
+        state = state.replace(ema=None)
+    name = f"step{int(state.step):07d}" + ("_ema" if state.ema is not None else "")
+    return build_gan(config).generator.clone(axis_name=None), state.sampling_variables(), name

@@ -1,67 +1,180 @@
 """Images from a generator's variables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Key, PyTree, UInt8
+from jaxtyping import Float, Int, Key, PyTree, UInt8
 
 from biggan.generator import Generator
 from biggan.layers import BATCH_NORM_MOMENTUM, SPECTRAL_NORM
 from biggan.pictures import to_uint8
+from training.parallel import AXIS, replicate
+
+
+class SamplingKeys(NamedTuple):
+    """noise: of `latents`. hashing: of `Sampler`. standing: of `standing_statistics`."""
+
+    noise: Key[Array, ""]
+    hashing: Key[Array, ""]
+    standing: Key[Array, ""]
+
+
+def sampling_keys(seed: int) -> SamplingKeys:
+    """The keys of a seed, so that all programs draw the same images with it."""
+    rng_samples, rng_standing = jax.random.split(jax.random.key(seed))
+    rng_noise, rng_hash = jax.random.split(rng_samples)
+    return SamplingKeys(rng_noise, rng_hash, rng_standing)
+
+
+def latents(
+    generator: Generator,
+    rng: Key[Array, ""],
+    num: int,
+    truncation: float | None = None,
+    classes: Sequence[int] | None = None,
+) -> tuple[Float[np.ndarray, "B Z"], Int[np.ndarray, " B"]]:
+    """Noise and labels of `num` images; the noise of image i depends on the rng and i alone.
+
+    Args:
+        generator: says the width of the noise and the number of classes.
+        rng: a typed key.
+        num: B.
+        truncation: noise is drawn from a normal distribution cut off at +-truncation; None: whole.
+        classes: labels, given in turn; None: all classes.
+
+    Raises:
+        ValueError: truncation is not positive, or a class is none of the generator's.
+    """
+    _check_truncation(truncation)
+    noise = _noise(rng, jnp.arange(num), generator.noise_width, truncation)
+    return np.asarray(noise), labels_in_turn(generator, num, classes)
+
+
+def labels_in_turn(
+    generator: Generator, num: int, classes: Sequence[int] | None = None
+) -> Int[np.ndarray, " B"]:
+    """Labels of `num` images: `classes` one after the other, and again; None: all of the generator's.
+
+    Raises:
+        ValueError: a class is none of the generator's; names the flag --classes and the range.
+    """
+    if classes is None:
+        classes = range(generator.num_classes)
+    wrong = [label for label in classes if not 0 <= label < generator.num_classes]
+    if wrong or not len(classes):
+        raise ValueError(
+            f"--classes should be numbers in 0 .. {generator.num_classes - 1}, as the generator has "
+            f"num_classes={generator.num_classes}, but got {wrong or 'none'}."
+        )
+    return np.resize(np.array(classes, np.int32), num)
 
 
 class Sampler:
     """Draws images of one generator; compiles once.
 
-    generator: the network. truncation: noise is drawn from a normal distribution cut off at
-    +-truncation; None: whole. batch_size: images at once.
-
-    Raises:
-        ValueError: truncation is not positive.
+    generator: the network. batch_size: images at once on a device. devices: of this process, among which
+    a batch is spread; None: the first. The images are the same on however many.
     """
 
-    def __init__(self, generator: Generator, truncation: float | None = None, batch_size: int = 16):
-        if truncation is not None and not truncation > 0:
-            raise ValueError(f"truncation must be positive, got truncation={truncation}.")
-        self._num_classes, self._batch_size = generator.num_classes, batch_size
+    def __init__(
+        self, generator: Generator, batch_size: int = 16, devices: Sequence[jax.Device] | None = None
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got batch_size={batch_size}.")
+        self._generator, self._batch_size = generator, batch_size
+        self._devices = list(devices or jax.local_devices()[:1])
 
-        @jax.jit
-        def draw(variables: PyTree, rng: Array, numbers: Array, labels: Array) -> Array:
-            rng_noise, rng_hash = jax.random.split(rng)
-            noise = _noise(rng_noise, numbers, generator.noise_width, truncation)
-            rngs = {"hashing": rng_hash}
-            images = generator.apply(variables, noise, labels, train=False, rngs=rngs)
-            return jnp.asarray(images)
+        def draw(variables: PyTree, noise: Array, labels: Array, rng: Array) -> Array:
+            return images_of(generator, variables, noise, labels, rng)
 
-        self._draw = draw
+        self._draw = jax.pmap(draw, axis_name=AXIS, in_axes=(0, 0, 0, None), devices=self._devices)
+
+    def batches(
+        self,
+        variables: Mapping[str, PyTree],
+        noise: Float[np.ndarray, "B Z"],
+        labels: Int[np.ndarray, " B"],
+        rng: Key[Array, ""],
+    ) -> Iterator[UInt8[np.ndarray, "b H W 3"]]:
+        """The images in order, some at a time, so that no more than two batches are held.
+
+        While one is used the devices draw the next.
+
+        Args:
+            variables: params, batch_stats, spectral_norm.
+            noise: of `latents`.
+            labels: of `latents`.
+            rng: of the hashes, the same for all images.
+
+        Raises:
+            ValueError: noise or labels do not fit the generator.
+        """
+        self._check(noise, labels)
+        size, replicas = len(self._devices) * self._batch_size, replicate(dict(variables), self._devices)
+
+        def spread(array: np.ndarray) -> np.ndarray:
+            # Always as many images, so that one program serves.
+            padding = [(0, size - len(array)), *[(0, 0)] * (array.ndim - 1)]
+            return np.pad(array, padding).reshape(len(self._devices), -1, *array.shape[1:])
+
+        drawn: Array | None = None
+        for first in range(0, len(noise), size):
+            of_batch = slice(first, first + size)
+            following = self._draw(replicas, spread(noise[of_batch]), spread(labels[of_batch]), rng)
+            if drawn is not None:
+                yield _on_host(drawn)
+            drawn = following
+        if drawn is not None:
+            yield _on_host(drawn)[: (len(noise) - 1) % size + 1]
 
     def __call__(
         self,
         variables: Mapping[str, PyTree],
+        noise: Float[np.ndarray, "B Z"],
+        labels: Int[np.ndarray, " B"],
         rng: Key[Array, ""],
-        num: int,
-        label: int | None = None,
     ) -> UInt8[np.ndarray, "B H W 3"]:
-        """`num` images; the noise of image i depends on the rng and i alone.
+        """All images of `batches`."""
+        side = self._generator.resolution
+        none = np.zeros((0, side, side, 3), np.uint8)
+        return np.concatenate([none, *self.batches(variables, noise, labels, rng)])
 
-        variables: params, batch_stats, spectral_norm. label: the class of all; None: one class after
-        the other.
+    def _check(self, noise: np.ndarray, labels: np.ndarray) -> None:
+        width, num_classes = self._generator.noise_width, self._generator.num_classes
+        if noise.ndim != 2 or noise.shape[1] != width:
+            raise ValueError(f"noise should be [B, {width}], but got {noise.shape=}.")
+        if labels.shape != noise.shape[:1]:
+            raise ValueError(f"labels should be [{len(noise)}], as the noise is, but got {labels.shape=}.")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+            raise ValueError(
+                f"labels should be in 0 .. {num_classes - 1}, but got {labels.min()} .. {labels.max()}."
+            )
 
-        Raises:
-            ValueError: label out of range.
-        """
-        if label is not None and not 0 <= label < self._num_classes:
-            raise ValueError(f"label should be in 0 .. {self._num_classes - 1}, but got label={label}.")
-        images = []
-        for first in range(0, num, self._batch_size):
-            # Always batch_size images, so that one program serves.
-            numbers = np.arange(first, first + self._batch_size, dtype=np.int32)
-            labels = numbers % self._num_classes if label is None else np.full_like(numbers, label)
-            images.append(to_uint8(self._draw(dict(variables), rng, numbers, labels)))
-        return np.concatenate(images)[:num]
+
+def images_of(
+    generator: Generator,
+    variables: Mapping[str, PyTree],
+    noise: Float[Array, "B Z"],
+    labels: Int[Array, " B"],
+    rng: Key[Array, ""],
+) -> UInt8[Array, "B H W 3"]:
+    """The program of one device: images of the running statistics, as 0 .. 255. rng: of the hashes."""
+    images = generator.apply(variables, noise, labels, train=False, rngs={"hashing": rng})
+    return to_uint8(jnp.asarray(images))
+
+
+def _on_host(images: Array) -> np.ndarray:
+    """[devices, b, H, W, 3] as [devices * b, H, W, 3]."""
+    return np.asarray(images).reshape(-1, *images.shape[2:])
+
+
+def _check_truncation(truncation: float | None) -> None:
+    if truncation is not None and not truncation > 0:
+        raise ValueError(f"truncation must be positive, got truncation={truncation}.")
 
 
 def _noise(rng: Array, numbers: Array, width: int, truncation: float | None) -> Array:
@@ -87,8 +200,12 @@ def standing_statistics(
 
     The mean of the moments of `passes` training-mode batches; they change with the truncation.
 
+    Raises:
+        ValueError: truncation is not positive.
+
     Source: BigGAN (arXiv:1809.11096), section 4.1.
     """
+    _check_truncation(truncation)
     generator = generator.clone(axis_name=None)
 
     @jax.jit

@@ -16,7 +16,7 @@ from biggan.data import Readable
 from biggan.experiment import STATE_FIELDS, build_data, build_gan, build_state, images_per_step
 from biggan.parallel import replica_step, shard_batch
 from biggan.pictures import save_grid
-from biggan.sampling import Sampler
+from biggan.sampling import Sampler, latents
 from biggan.state import GANState
 from training import command, loop
 from training.curves import save_curves
@@ -58,7 +58,9 @@ class GANTask(Task):
 
     def evaluate(self, state: GANState, writer: MetricWriter, last: bool) -> None:
         rng = jax.random.fold_in(jax.random.key(self._config.seed), 2)
-        images = self._sampler(state.sampling_variables(), rng, self._config.sample.num)
+        rng_noise, rng_hash = jax.random.split(rng)
+        noise, labels = latents(self._gan.generator, rng_noise, self._config.sample.num)
+        images = self._sampler(state.sampling_variables(), noise, labels, rng_hash)
         save_grid(images, os.path.join(self._samples, f"step{int(state.step):07d}.png"))
         panels = {"loss": "hinge loss", "grad_norm": "gradient norm"}
         save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("grad_norm",))

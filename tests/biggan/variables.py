@@ -1,6 +1,8 @@
 """Variables of networks without the networks' initialisers, whose program takes the compiler seconds."""
 
 import functools
+import json
+import pathlib
 from typing import Any
 
 import jax
@@ -8,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from biggan.augment import init_augment
-from biggan.experiment import build_state
+from biggan.experiment import STATE_FIELDS, build_gan, build_state
 from biggan.state import GANState, NetworkState
 from biggan.train_step import GAN
+from training.checkpoint import Checkpoints, Progress
 
 
 def filled(shapes: Any) -> Any:
@@ -49,3 +52,24 @@ def state_of(config: ConfigDict, gan: GAN) -> GANState:
         ema = jax.tree.map(np.copy, average)
     augment = jax.device_get(init_augment(gan.augmentation))
     return GANState(zeros(shapes.step), generator, network(shapes.discriminator), ema, augment)
+
+
+def save_run(config: ConfigDict, workdir: pathlib.Path, steps: tuple[int, ...]) -> None:
+    """What a run leaves that has been trained to these steps, without the training: every step's weights are
+    others, and so are the averaged ones."""
+    state = state_of(config, build_gan(config))
+    checkpoints = Checkpoints(str(workdir / "checkpoints"), state_fields=STATE_FIELDS)
+
+    def moved(tree: Any, factor: float) -> Any:
+        return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree)
+
+    for step in steps:
+        generator = state.generator.replace(params=moved(state.generator.params, 1 + 0.1 * step))
+        ema = state.ema and state.ema | {"params": moved(state.ema["params"], 2 + 0.1 * step)}
+        checkpoints.save(
+            state.replace(step=np.asarray(step, np.int32), generator=generator, ema=ema),
+            Progress(0, config.to_dict()),
+        )
+        checkpoints.wait()
+    checkpoints.close()
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
