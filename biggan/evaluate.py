@@ -21,8 +21,8 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from biggan.evaluation import Samples, SourceImages, save_pairs, usable_places
-from biggan.experiment import build_real, read_config, restore_generator
+from biggan.evaluation import Samples, SourceImages, build_real, save_pairs, usable_places
+from biggan.restoring import read_config, restore_generator
 from biggan.sampling import Sampler, latents, sampling_keys, standing_statistics
 from biggan.sources import open_source
 from evaluation.evaluator import Evaluator
@@ -116,8 +116,6 @@ def evaluate() -> None:
         print("No picture of pairs: --real is a file of statistics.")
         return
     vectors = found.fake[0].vectors, real[0].vectors
-    assert vectors[0] is not None
-    assert vectors[1] is not None
     save_pairs(closest_pairs(*vectors), fake, images, _PAIRS.value)
     print(f"Samples beside the nearest real images, the nearest first: {_PAIRS.value}")
 

@@ -1,9 +1,12 @@
 """Generated and real images of a GAN, as an evaluation takes them."""
 
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import ml_collections
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key, PyTree, UInt8
@@ -11,11 +14,15 @@ from jaxtyping import Float, Int, Key, PyTree, UInt8
 from biggan.data import resize
 from biggan.pictures import save_grid
 from biggan.sampling import Sampler
-from biggan.sources import Photos, Source
+from biggan.sources import Photos, Source, open_source
 from biggan.survey import survey
+from evaluation.evaluator import Evaluator
 from evaluation.images import Images
+from evaluation.metrics import METRICS
 from evaluation.neighbours import Pair
+from evaluation.networks import load_network
 from training.photographs import middle_square, random_square
+from training.task import Best
 
 # Of the picture of pairs, the side of an image.
 _SIDE = 128
@@ -98,3 +105,74 @@ def save_pairs(pairs: list[Pair], fake: Images, real: Images, path: str) -> None
     """A picture of generated images, left, and the real ones that they are nearest to, right."""
     images = [image for pair in pairs for image in (fake[pair.fake], real[pair.real])]
     save_grid(np.stack([middle_square(image, _SIDE) for image in images]), path, columns=4)
+
+
+def build_real(config: ml_collections.ConfigDict, num_crops: int) -> Images:
+    """The data of a run as an evaluation takes it: all images, squares of the generator's resolution.
+
+    num_crops: of the bundled photographs, from which squares are cut at random.
+
+    Raises:
+        ValueError: none can be used, or what `open_source` raises.
+    """
+    data = config.data.to_dict()
+    options = {name: data[name] for name in ("source", "path", "name", "split", "skip_corrupt")}
+    source, resolution = open_source(**options), config.generator.resolution
+    if isinstance(source, Photos):
+        return Crops(source, resolution, num_crops, config.seed)
+    places = None
+    if config.data.skip_corrupt:
+        places, _ = usable_places(source, resolution, _quiet)
+    return SourceImages(source, resolution, places)
+
+
+def build_evaluator(
+    config: ml_collections.ConfigDict, cache: str, devices: Sequence[jax.Device]
+) -> Evaluator | None:
+    """What measures samples as config.evaluate says; None: nothing does.
+
+    cache: a folder that keeps what was measured of the data.
+
+    Raises:
+        FileNotFoundError, ValueError: names and weights that there are not.
+    """
+    section = config.evaluate
+    if not section.metrics:
+        return None
+    paths = {"inception": section.inception_weights, "dinov2": section.dinov2_weights}
+    try:
+        networks = [load_network(name, paths) for name in section.features.split(",")]
+        return Evaluator(
+            networks, section.metrics.split(","), _quiet, cache=cache, devices=devices, seed=config.seed
+        )
+    except (ValueError, FileNotFoundError) as error:
+        # What the program biggan.evaluate says, with the names that the fields have here.
+        raise type(error)(re.sub(r"--(\w+)", r"config.evaluate.\1", str(error))) from error
+
+
+def build_best(config: ml_collections.ConfigDict) -> Best | None:
+    """By what metric the best checkpoint is kept.
+
+    Raises:
+        ValueError: it is none of those that are measured.
+    """
+    section = config.evaluate
+    if not section.best:
+        return None
+    measured = {
+        f"{part}_{features}": smaller
+        for metric in section.metrics.split(",")
+        if metric in METRICS
+        for part, smaller in METRICS[metric].smaller_is_better.items()
+        for features in section.features.split(",")
+    }
+    if section.best not in measured:
+        raise ValueError(
+            f"config.evaluate.best should be one of {', '.join(measured) or 'none'}, as "
+            f"config.evaluate.metrics and .features say, but got {section.best!r}."
+        )
+    return Best(section.best, measured[section.best])
+
+
+def _quiet(items: Any, **kwargs: Any) -> Any:
+    return items

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from biggan.augment import POLICIES, Augmentation
+from biggan.augment import POLICIES, Augmentation, init_augment
 from biggan.checks import check_classes, check_sizes, keep_classes
 from biggan.data import Readable, pipeline
 from biggan.discriminator import Discriminator
@@ -21,13 +21,11 @@ from biggan.train_step import GAN
 from smyrf_jax import method_from_config
 from training.parallel import AXIS
 from training.processes import is_first
-from training.restoring import NEWEST, latest_config, restore
-from training.workdir import read_config as workdir_config
 
 # How the names of the config's fields begin that decide what arrays a state has.
 STATE_FIELDS = ("num_classes", "generator.", "discriminator.", "ema.", "augment")
 # Fields of before, for which config.num_classes stands now.
-_OLD_FIELDS = (("generator", "num_classes"), ("discriminator", "num_classes"), ("data", "classes"))
+OLD_FIELDS = (("generator", "num_classes"), ("discriminator", "num_classes"), ("data", "classes"))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -77,7 +75,7 @@ def build_gan(config: ml_collections.ConfigDict) -> GAN:
             raise ValueError(f"config.{name} must be positive, got {config[name]}.")
     if config.sample.num < 1:
         raise ValueError(f"config.sample.num must be positive, got {config.sample.num}.")
-    for section, name in _OLD_FIELDS:
+    for section, name in OLD_FIELDS:
         if name in config[section]:
             raise ValueError(f"config.{section}.{name} is no field any more: set config.num_classes.")
     # Runs that began before the field was there have none in their config.json.
@@ -107,15 +105,14 @@ def build_gan(config: ml_collections.ConfigDict) -> GAN:
 
 def build_state(config: ml_collections.ConfigDict, gan: GAN) -> GANState:
     """The state at step 0, which config.seed decides. jax.eval_shape of it costs nothing."""
-    return init_state(
+    state = init_state(
         jax.random.fold_in(jax.random.key(config.seed), 0),
         gan.generator,
         gan.discriminator,
         gan.g_optimizer,
         gan.d_optimizer,
-        ema=config.ema.on,
-        augmentation=gan.augmentation,
     )
+    return state.with_average(config.ema.on).replace(augment=init_augment(gan.augmentation))
 
 
 def images_per_step(config: ml_collections.ConfigDict, num_replicas: int) -> int:
@@ -156,74 +153,3 @@ def build_data(
     )
     readable.remarks += remarks
     return stream, readable
-
-
-def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config that a run in `workdir` was started with: of config.json, else of the newest checkpoint.
-
-    Raises:
-        FileNotFoundError: there is no run.
-        ValueError: it is none of a GAN.
-    """
-    config = workdir_config(workdir)
-    if config is None:
-        config = latest_config(workdir)
-    if config is None:
-        raise FileNotFoundError(
-            f"--workdir={workdir!r} holds no run: there is no checkpoint, nor a config.json that can be read."
-        )
-    if "generator" not in config:
-        raise ValueError(f"--workdir={workdir!r} holds a run, but none of a GAN.")
-    if "num_classes" not in config:  # runs of before have it in both networks
-        config["num_classes"] = config["generator"]["num_classes"]
-        for section, name in _OLD_FIELDS:
-            config[section].pop(name, None)
-    return ml_collections.ConfigDict(config)
-
-
-def build_saved_state(config: ml_collections.ConfigDict, gan: GAN, saved: Mapping[str, Any]) -> GANState:
-    """The state that a checkpoint with the config `saved` has: averages can be switched on and off."""
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.ema.on = saved["ema"]["on"]
-    return build_state(config, gan)
-
-
-def restore_state(workdir: str, config: ml_collections.ConfigDict, step: int | str = NEWEST) -> GANState:
-    """The state of a checkpoint of the run in `workdir`: of a step, the "newest" or the "best".
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-    """
-    gan = build_gan(config)
-
-    def template(saved: Mapping[str, Any]) -> Any:
-        return jax.eval_shape(lambda: build_saved_state(config, gan, saved))
-
-    return restore(workdir, template, config.to_dict(), step=step, state_fields=STATE_FIELDS)
-
-
-def restore_generator(
-    workdir: str, step: str = NEWEST, ema: bool = True
-) -> tuple[Generator, dict[str, Any], str]:
-    """The generator of a run in `workdir`, for sampling.
-
-    Args:
-        workdir: of the run.
-        step: of the checkpoint: a number, "newest" or "best".
-        ema: take the averaged weights where there are any.
-
-    Returns:
-        The network, its variables, and their name: the step, with _ema if they are averaged.
-
-    Raises:
-        FileNotFoundError: there is no run, or no such checkpoint.
-        ValueError: step is neither, or the run is none of a GAN.
-        DamagedCheckpointError: the checkpoint cannot be read.
-    """
-    config = read_config(workdir)
-    state = restore_state(workdir, config, int(step) if step.isascii() and step.isdigit() else step)
-    if not ema:
-        state = state.replace(ema=None)
-    name = f"step{int(state.step):07d}" + ("_ema" if state.ema is not None else "")
-    return build_gan(config).generator.clone(axis_name=None), state.sampling_variables(), name

@@ -34,8 +34,9 @@ from flax.core import FrozenDict
 from jax import export
 from jaxtyping import Key, PyTree
 
-from biggan.experiment import DTYPES, restore_generator
+from biggan.experiment import DTYPES
 from biggan.generator import Generator
+from biggan.restoring import restore_generator
 from biggan.sampling import images_of, sampling_keys, standing_statistics
 from smyrf_jax import Method, method_from_config
 from training.checkpoint import DamagedCheckpointError

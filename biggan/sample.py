@@ -17,10 +17,11 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from biggan.experiment import build_gan, build_state, read_config, restore_generator
+from biggan.experiment import build_gan, build_state
 from biggan.generator import Generator
 from biggan.interpolation import closed_walk, frames_of_walk
 from biggan.pictures import save_animation, save_grid, save_picture
+from biggan.restoring import read_config, restore_generator
 from biggan.sampling import Sampler, labels_in_turn, latents, sampling_keys, standing_statistics
 from biggan.saved_latents import read_latents, save_latents
 from biggan.torch_weights import from_state_dict

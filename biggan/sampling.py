@@ -85,12 +85,13 @@ class Sampler:
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got batch_size={batch_size}.")
-        self._generator, self._batch_size = generator, batch_size
+        self._generator = generator
         self._devices = list(devices or jax.local_devices()[:1])
 
         def draw(variables: PyTree, noise: Array, labels: Array, rng: Array) -> Array:
             return images_of(generator, variables, noise, labels, rng)
 
+        self.images_at_once = batch_size * len(self._devices)
         self._draw = jax.pmap(draw, axis_name=AXIS, in_axes=(0, 0, 0, None), devices=self._devices)
 
     def batches(
@@ -114,7 +115,7 @@ class Sampler:
             ValueError: noise or labels do not fit the generator.
         """
         self._check(noise, labels)
-        size, replicas = len(self._devices) * self._batch_size, replicate(dict(variables), self._devices)
+        size, replicas = self.images_at_once, replicate(dict(variables), self._devices)
 
         def spread(array: np.ndarray) -> np.ndarray:
             # Always as many images, so that one program serves.

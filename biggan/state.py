@@ -1,5 +1,6 @@
 """The state of a training run: one pytree, the same on every replica."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -9,7 +10,7 @@ import optax
 from jax import Array
 from jaxtyping import Key, PyTree
 
-from biggan.augment import Augmentation, AugmentState, init_augment
+from biggan.augment import AugmentState
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
 
@@ -25,6 +26,11 @@ class NetworkState(flax.struct.PyTreeNode):
     def variables(self) -> dict[str, PyTree]:
         """What the network's `apply` takes."""
         return {"params": self.params, **self.stats}
+
+    def with_variables(self, variables: Mapping[str, PyTree]) -> "NetworkState":
+        """The state with these `variables`; the optimiser's stays."""
+        stats = {name: of for name, of in variables.items() if name != "params"}
+        return self.replace(params=variables["params"], stats=stats)
 
 
 class GANState(flax.struct.PyTreeNode):
@@ -46,6 +52,14 @@ class GANState(flax.struct.PyTreeNode):
         """
         return {**self.generator.variables, **(self.ema or {})}
 
+    def with_average(self, on: bool) -> "GANState":
+        """The state with an average, which begins as a copy of the generator, or without one."""
+        if not on or self.ema is not None:
+            return self if on else self.replace(ema=None)
+        average = {"params": self.generator.params, "batch_stats": self.generator.stats["batch_stats"]}
+        # Copies: a donated state must not hold one buffer twice.
+        return self.replace(ema=jax.tree.map(lambda leaf: leaf.copy(), average))
+
 
 def init_state(
     rng: Key[Array, ""],
@@ -53,10 +67,11 @@ def init_state(
     discriminator: Discriminator,
     g_optimizer: optax.GradientTransformation,
     d_optimizer: optax.GradientTransformation,
-    ema: bool,
-    augmentation: Augmentation | None = None,
 ) -> GANState:
-    """A fresh state: orthogonal kernels, zero biases (the original keeps PyTorch's small random ones)."""
+    """A fresh state without an average: orthogonal kernels, zero biases.
+
+    The original program keeps PyTorch's small random biases.
+    """
     rngs = dict(zip(["g", "d", "g_hashing", "d_hashing"], jax.random.split(rng, 4), strict=True))
     labels = jnp.zeros(1, jnp.int32)
     noise = jnp.zeros((1, generator.noise_width))
@@ -68,18 +83,9 @@ def init_state(
         params = variables.pop("params")
         return NetworkState(params, variables, optimizer.init(params))
 
-    state = GANState(
+    return GANState(
         step=jnp.zeros((), jnp.int32),
         generator=network(generator, "g", noise, g_optimizer),
         discriminator=network(discriminator, "d", images, d_optimizer),
         ema=None,
-        augment=init_augment(augmentation),
     )
-    if ema:
-        average = {
-            "params": state.generator.params,
-            "batch_stats": state.generator.stats["batch_stats"],
-        }
-        # Copies: a donated state must not hold one buffer twice.
-        state = state.replace(ema=jax.tree.map(jnp.copy, average))
-    return state

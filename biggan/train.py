@@ -1,10 +1,11 @@
 """Trains a BigGAN: python -m biggan.train --config=configs/quickstart.py [--workdir=runs/quickstart]
 
-The same command continues a run that was interrupted.
+The same command continues a run that was interrupted. --init_from=RUN, or G.pth or G.pth,D.pth, begins a
+new one with the networks of another, or with weights of the PyTorch BigGAN.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,20 +14,38 @@ from absl import flags
 from etils import epath
 
 from biggan.data import Readable
+from biggan.evaluation import Samples, build_best, build_evaluator, build_real
 from biggan.experiment import STATE_FIELDS, build_data, build_gan, build_state, images_per_step
 from biggan.parallel import replica_step, shard_batch
-from biggan.pictures import save_grid
-from biggan.sampling import Sampler, latents
+from biggan.pictures import grid, save_picture
+from biggan.restoring import adopted, initial_networks, saved_state
+from biggan.sampling import Sampler, latents, sampling_keys
 from biggan.state import GANState
+from evaluation.evaluator import Evaluator
+from evaluation.statistics import Statistics
 from training import command, loop
 from training.curves import save_curves
 from training.files import path_of
 from training.parallel import local_devices
-from training.processes import is_first
-from training.task import Task
-from training.writers import MetricWriter
+from training.processes import is_first, say
+from training.task import Task, due
+from training.writers import MetricWriter, read_rows
 
 _CONTINUE = flags.DEFINE_bool("continue_finished", False, "train a finished run for num_steps more.")
+_INIT = flags.DEFINE_string(
+    "init_from", None, "sets config.init_from: the folder of a run, or G.pth or G.pth,D.pth, to begin with."
+)
+# Parts of names of metrics that have a panel together in curves.png.
+_PANELS = {
+    "hinge loss": ("loss",),
+    "gradient norm": ("grad_norm",),
+    "augmentation": ("augment_probability", "real_sign"),
+    "Fréchet distance": ("fd_",),
+    "kernel distance": ("kd_",),
+    "precision, recall, density, coverage": ("precision_", "recall_", "density_", "coverage_"),
+    "Inception score": ("is_",),
+    "memorised": ("memorisation_",),
+}
 
 
 class GANTask(Task):
@@ -38,9 +57,15 @@ class GANTask(Task):
     def __init__(self, config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device]):
         self._config, self._workdir, self._num_local = config, workdir, len(local_devices(devices))
         self._gan = build_gan(config)
-        self._sampler = Sampler(self._gan.generator)
+        self._sampler = Sampler(self._gan.generator, devices=local_devices(devices))
         self._readable: Readable | None = None
         self._num_skipped = 0
+        self.best = build_best(config)
+        self._evaluator: Evaluator | None = None
+        self._real: list[Statistics] | None = None
+        if is_first():
+            cache = os.path.join(workdir, "evaluation")
+            self._evaluator = build_evaluator(config, cache, local_devices(devices))
         self._remarks: list[str] = []
         self.examples_per_step = images_per_step(config, len(devices))
 
@@ -56,14 +81,64 @@ class GANTask(Task):
     def step(self) -> Callable[..., Any]:
         return replica_step(self._gan)
 
-    def evaluate(self, state: GANState, writer: MetricWriter, last: bool) -> None:
+    def first_state(self) -> GANState:
+        return initial_networks(self._config, self._gan) if self._config.init_from else super().first_state()
+
+    def saved_state(self, config: Mapping[str, Any]) -> GANState:
+        return saved_state(self._config, self._gan, config)
+
+    def adopted(self, state: GANState) -> GANState:
+        return adopted(self._config, self._gan, state)
+
+    def is_due(self, step: int) -> bool:
+        return due(step, self._config.sample.every) or self._measures(step)
+
+    def _measures(self, step: int) -> bool:
+        return bool(self._config.evaluate.metrics) and due(step, self._config.evaluate.every)
+
+    def evaluate(self, state: GANState, writer: MetricWriter, last: bool) -> dict[str, float]:
+        step = int(state.step)
+        if last or due(step, self._config.sample.every):
+            self._draw(state, writer)
+        found: dict[str, float] = {}
+        if last or self._measures(step):
+            found = self._measure(state)
+            if found:
+                writer.write(step, found)
+        names = {name for row in read_rows(writer.path)[0] for name in row}
+        panels = {
+            label: parts
+            for label, parts in _PANELS.items()
+            if any(part in name for part in parts for name in names)
+        }
+        save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("gradient norm",))
+        return found
+
+    def _draw(self, state: GANState, writer: MetricWriter) -> None:
         rng = jax.random.fold_in(jax.random.key(self._config.seed), 2)
         rng_noise, rng_hash = jax.random.split(rng)
         noise, labels = latents(self._gan.generator, rng_noise, self._config.sample.num)
         images = self._sampler(state.sampling_variables(), noise, labels, rng_hash)
-        save_grid(images, os.path.join(self._samples, f"step{int(state.step):07d}.png"))
-        panels = {"loss": "hinge loss", "grad_norm": "gradient norm"}
-        save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("grad_norm",))
+        picture = grid(images)
+        save_picture(picture, os.path.join(self._samples, f"step{int(state.step):07d}.png"))
+        writer.write_image(int(state.step), "samples", picture)
+
+    def _measure(self, state: GANState) -> dict[str, float]:
+        """Metrics of samples, the same noise each time, by what config.evaluate names."""
+        if self._evaluator is None:
+            return {}
+        num = self._config.evaluate.num
+        say(f"Measures {num} samples ({self._config.evaluate.metrics}).")
+        if self._real is None:
+            self._real = self._evaluator.real(build_real(self._config, num))
+        keys = sampling_keys(self._config.seed)
+        noise, labels = latents(self._gan.generator, keys.noise, num)
+        samples = Samples(self._sampler, state.sampling_variables(), noise, labels, keys.hashing)
+        found = self._evaluator(samples, self._real)
+        for line in found.lines():
+            say(f"step {int(state.step)}: {line}")
+        counts = ("num_fake", "num_real")
+        return {name: float(value) for name, value in found.values().items() if name not in counts}
 
     def messages(self) -> list[str]:
         if self._readable is None:
@@ -96,7 +171,8 @@ def train(
 
     Args:
         config: of configs/.
-        workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, classes.json, tensorboard/.
+        workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, classes.json, tensorboard/, and
+            evaluation/, what was measured of the data.
         devices: one replica each, of all processes; None: all there are.
         continue_finished: a run that has its steps trains config.num_steps more.
 
@@ -112,5 +188,11 @@ def train(
     return loop.train(GANTask(config, workdir, devices), config, workdir, devices, continue_finished)
 
 
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+    if _INIT.value is not None:
+        config.init_from = _INIT.value
+    train(config, workdir, continue_finished=_CONTINUE.value)
+
+
 if __name__ == "__main__":
-    command.run(lambda config, workdir: train(config, workdir, continue_finished=_CONTINUE.value))
+    command.run(main)

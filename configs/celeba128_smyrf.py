@@ -64,6 +64,16 @@ def get_config() -> ConfigDict:
                 "skip_corrupt": False,
                 "num_threads": 16,
             },
+            "init_from": "",  # folder of a run, or PyTorch weights G.pth,D.pth, to begin with
+            "evaluate": {  # samples against the data; the numbers of a paper are biggan.evaluate's
+                "every": 0,  # steps; 0: at the end alone
+                "num": 2048,  # samples
+                "metrics": "fd,kd",  # of biggan.evaluate; "": none
+                "features": "dinov2_s14",
+                "best": "",  # metric by which checkpoints/best is kept, as kd_dinov2_s14; "": none is
+                "inception_weights": "",  # for features=inception
+                "dinov2_weights": "",  # for the larger ones of DINOv2
+            },
             "checkpoint": {"every": 1000, "max_to_keep": 3, "keep_period": 10_000},
             "sample": {"every": 500, "num": 64},
             "log_every": 50,

@@ -11,7 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from biggan.augment import POLICIES, Augmentation, AugmentState, adapted, augment, init_augment
-from biggan.experiment import STATE_FIELDS, build_gan, read_config, restore_state
+from biggan.experiment import STATE_FIELDS, build_gan
+from biggan.restoring import read_config, restore_state
 from tests.biggan.variables import state_of
 from training.checkpoint import Checkpoints, Progress
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from biggan.checks import check_classes, check_sizes
 from biggan.data import pipeline
-from biggan.experiment import build_data, build_gan, read_config
+from biggan.experiment import build_data, build_gan
 from biggan.files import Folder
 from biggan.images import ImageError
+from biggan.restoring import read_config
 from biggan.sources import Photos, open_source
 from biggan.survey import lines, survey
 from biggan.train import GANTask

@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from biggan.experiment import read_config, restore_state
+from biggan.restoring import read_config, restore_state
 from tests.biggan.variables import save_run
 from training.checkpoint import Checkpoints
 

@@ -16,7 +16,6 @@ from jax import export
 from PIL import Image
 
 from biggan import Generator
-from biggan.experiment import restore_generator
 from biggan.export import (
     export_program,
     generator_from_config,
@@ -24,6 +23,7 @@ from biggan.export import (
     load_generator,
     save_generator,
 )
+from biggan.restoring import restore_generator
 from biggan.sampling import Sampler, latents, sampling_keys
 from smyrf_jax import Canopy, Dense, Scatterbrain, Smyrf
 from tests.biggan.variables import save_run

@@ -4,7 +4,7 @@ import chex
 import jax
 import pytest
 
-from biggan.experiment import read_config
+from biggan.restoring import read_config
 from tests.biggan.run import Task
 from tests.training.many import ended, start
 from training.restoring import restore

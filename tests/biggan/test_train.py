@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from biggan import train as train_module
-from biggan.experiment import build_gan, read_config, restore_state
+from biggan.experiment import build_gan
+from biggan.restoring import read_config, restore_state
 from biggan.train import GANTask, train
 from tests.biggan.variables import state_of
 from training.checkpoint import Checkpoints
