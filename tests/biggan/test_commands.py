@@ -9,12 +9,14 @@ import sys
 import time
 
 import chex
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from biggan.restoring import read_config, restore_state
+from biggan.restoring import read_config, restore_generator, restore_state
+from biggan.torch_weights import torch_name
 from tests.biggan.variables import save_run
 from training.checkpoint import Checkpoints
 
@@ -168,6 +170,23 @@ def test_sample(classes, tmp_path):
     assert len(others) == 4
     assert np.abs(others.astype(int) - images[:4]).mean() > 1
     assert len(pictures(classes / "sampled_step0000004_seed0_num3_standing")) == 3
+
+
+def test_sample_of_a_pytorch_generator(classes, tmp_path):
+    """The weights of the run itself, written as that program names and lays them."""
+    _, variables, _ = restore_generator(str(classes), ema=False)
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        keys = [entry.key for entry in path]
+        if keys[-1] == "kernel":
+            leaf = np.transpose(leaf, {2: (1, 0), 4: (3, 2, 0, 1)}[leaf.ndim])
+        tensors[torch_name(tuple(keys[1:]))] = leaf
+    np.savez(tmp_path / "G.npz", **tensors)
+    ours = [f"--workdir={classes}", "--num=3", "--noema"]
+    lines, _ = sample(ours, [*ours[:2], f"--torch_weights={tmp_path / 'G.npz'}"])
+    assert lines[1::2] == ["done"] * 2, lines
+    found, expected = (pictures(classes / f"sampled_{name}_seed0_num3") for name in ("G", "step0000012"))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_sample_interpolates(classes):

@@ -96,9 +96,14 @@ def test_a_folder_that_holds_something_else_is_told(exported, tmp_path):
     weights = folder / "generator.safetensors"
     tensors = safetensors.numpy.load_file(weights)
     tensors["params.extra"] = tensors.pop("params.output_norm.scale")[:1]
+    tensors["params.linear.bias"] = tensors["params.linear.bias"][:7]
     safetensors.numpy.save_file(tensors, weights)
-    missing = "params.output_norm.scale should be .*missing"
-    with pytest.raises(ValueError, match=rf"params.extra should be left out, but is \(1,\); {missing}"):
+    faults = (
+        r"params.extra should be left out, but is \(1,\); "
+        r"params.linear.bias should be \(256,\), but is \(7,\); "
+        r"params.output_norm.scale should be \(16,\), but is missing\."
+    )
+    with pytest.raises(ValueError, match=faults):
         load_generator(str(folder))
     weights.write_bytes(weights.read_bytes()[:50])
     with pytest.raises(ValueError, match="should hold what biggan.export writes"):
