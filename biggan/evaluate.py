@@ -102,7 +102,12 @@ def evaluate() -> None:
         batch_size=_BATCH.value * len(devices),
         seed=_SEED.value,
     )
-    fake, resolution = _fake_images()
+    fake: Images
+    if _FAKE.value:
+        resolution = _RESOLUTION.value
+        fake = _images_of("fake", _FAKE.value, resolution, most=_NUM.value)
+    else:
+        fake, resolution = _samples(str(_WORKDIR.value))
     images, real = _real_statistics(evaluator, resolution, len(fake))
     if _SAVE.value:
         save_statistics(_SAVE.value, real[0])
@@ -115,16 +120,16 @@ def evaluate() -> None:
     if images is None:
         print("No picture of pairs: --real is a file of statistics.")
         return
-    vectors = found.fake[0].vectors, real[0].vectors
-    save_pairs(closest_pairs(*vectors), fake, images, _PAIRS.value)
+    of_fake, of_real = found.fake[0].vectors, real[0].vectors
+    assert of_fake is not None
+    assert of_real is not None
+    save_pairs(closest_pairs(of_fake, of_real), fake, images, _PAIRS.value)
     print(f"Samples beside the nearest real images, the nearest first: {_PAIRS.value}")
 
 
-def _fake_images() -> tuple[Images, int | None]:
-    """The generated images, and the side of the squares that all are."""
-    if _FAKE.value:
-        return _images_of("fake", _FAKE.value, _RESOLUTION.value, most=_NUM.value), _RESOLUTION.value
-    generator, variables, _ = restore_generator(_WORKDIR.value, _STEP.value, _EMA.value)
+def _samples(workdir: str) -> tuple[Images, int]:
+    """Samples of a checkpoint, and their side."""
+    generator, variables, _ = restore_generator(workdir, _STEP.value, _EMA.value)
     if _RESOLUTION.value not in (None, generator.resolution):
         raise ValueError(
             f"--resolution={_RESOLUTION.value}, but the generator's images are {generator.resolution} wide: "
@@ -144,18 +149,19 @@ def _real_statistics(
     """The real images, if there are any, and their statistics."""
     if _REAL.value and is_statistics(_REAL.value):
         return None, evaluator.real_of_file(_REAL.value)
-    images = _images_of("real", _REAL.value, resolution) if _REAL.value else _data_of_the_run(num)
+    images = (
+        _images_of("real", _REAL.value, resolution) if _REAL.value else _data_of(str(_WORKDIR.value), num)
+    )
     return images, evaluator.real(images)
 
 
-def _data_of_the_run(num: int) -> Images:
-    config = read_config(_WORKDIR.value)
+def _data_of(workdir: str, num: int) -> Images:
+    """What a run was trained on."""
+    config = read_config(workdir)
     try:
         return build_real(config, num)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the data of the run in --workdir cannot be read; --real names other. {error}"
-        ) from error
+        raise ValueError(f"the data of the run cannot be read: --real names other. {error}") from error
 
 
 def _images_of(flag: str, path: str, resolution: int | None, most: int | None = None) -> Images:

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,8 @@ from training.task import Best
 
 # Of the picture of pairs, the side of an image.
 _SIDE = 128
+# Images by which those who ask at the same time can be apart.
+_APART = 64
 
 
 class Samples:
@@ -45,19 +47,30 @@ class Samples:
         self._sampler, self._arguments = sampler, (noise, labels)
         self._variables, self._rng = variables, rng
         self._lock = threading.Lock()
-        self._drawn: tuple[int, np.ndarray] | None = None
+        self._stream, self._next = self._from(0), 0
+        self._drawn: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._arguments[0])
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        size = self._sampler.images_at_once
-        number, place = divmod(index, size)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number, place = divmod(index, self._sampler.images_at_once)
         with self._lock:
-            if self._drawn is None or self._drawn[0] != number:
-                noise, labels = (array[number * size : (number + 1) * size] for array in self._arguments)
-                self._drawn = number, self._sampler(self._variables, noise, labels, self._rng)
-            return self._drawn[1][place]
+            if number not in self._drawn:
+                if number != self._next:
+                    self._stream = self._from(number)
+                self._drawn[number], self._next = next(self._stream), number + 1
+                # Threads ask in order, but for a few places.
+                for old in list(self._drawn)[: -2 - _APART // self._sampler.images_at_once]:
+                    del self._drawn[old]
+            return self._drawn[number][place]
+
+    def _from(self, number: int) -> Iterator[np.ndarray]:
+        """The batches from a number on."""
+        noise, labels = (array[number * self._sampler.images_at_once :] for array in self._arguments)
+        return self._sampler.batches(self._variables, noise, labels, self._rng)
 
 
 class SourceImages:

@@ -1,7 +1,7 @@
 """Images from a generator's variables."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +88,11 @@ class Sampler:
         self._generator = generator
         self._devices = list(devices or jax.local_devices()[:1])
 
-        def draw(variables: PyTree, noise: Array, labels: Array, rng: Array) -> Array:
-            return images_of(generator, variables, noise, labels, rng)
+        def draw(variables: PyTree, noise: Array, labels: Array, rng: Array) -> tuple[Array, Array]:
+            images = jnp.asarray(
+                generator.apply(variables, noise, labels, train=False, rngs={"hashing": rng})
+            )
+            return to_uint8(images), jnp.isfinite(images).all(axis=(1, 2, 3))
 
         self.images_at_once = batch_size * len(self._devices)
         self._draw = jax.pmap(draw, axis_name=AXIS, in_axes=(0, 0, 0, None), devices=self._devices)
@@ -112,7 +115,7 @@ class Sampler:
             rng: of the hashes, the same for all images.
 
         Raises:
-            ValueError: noise or labels do not fit the generator.
+            ValueError: noise or labels do not fit the generator, or an image is not finite.
         """
         self._check(noise, labels)
         size, replicas = self.images_at_once, replicate(dict(variables), self._devices)
@@ -122,15 +125,15 @@ class Sampler:
             padding = [(0, size - len(array)), *[(0, 0)] * (array.ndim - 1)]
             return np.pad(array, padding).reshape(len(self._devices), -1, *array.shape[1:])
 
-        drawn: Array | None = None
+        drawn: tuple[int, Any] | None = None
         for first in range(0, len(noise), size):
             of_batch = slice(first, first + size)
-            following = self._draw(replicas, spread(noise[of_batch]), spread(labels[of_batch]), rng)
+            following = first, self._draw(replicas, spread(noise[of_batch]), spread(labels[of_batch]), rng)
             if drawn is not None:
-                yield _on_host(drawn)
+                yield _on_host(*drawn, len(noise))
             drawn = following
         if drawn is not None:
-            yield _on_host(drawn)[: (len(noise) - 1) % size + 1]
+            yield _on_host(*drawn, len(noise))
 
     def __call__(
         self,
@@ -168,9 +171,15 @@ def images_of(
     return to_uint8(jnp.asarray(images))
 
 
-def _on_host(images: Array) -> np.ndarray:
-    """[devices, b, H, W, 3] as [devices * b, H, W, 3]."""
-    return np.asarray(images).reshape(-1, *images.shape[2:])
+def _on_host(first: int, drawn: tuple[Array, Array], num: int) -> np.ndarray:
+    """Images [devices, b, H, W, 3] from number `first` on as [devices * b, H, W, 3], up to number `num`."""
+    images, finite = (np.asarray(x).reshape(-1, *x.shape[2:])[: num - first] for x in drawn)
+    if not finite.all():
+        raise ValueError(
+            f"image {first + int(np.argmin(finite))} of the generator is not finite: its weights are damaged, "
+            "or training has diverged. --step names an earlier checkpoint."
+        )
+    return images
 
 
 def _check_truncation(truncation: float | None) -> None:
