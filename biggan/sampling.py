@@ -176,7 +176,7 @@ def _on_host(first: int, drawn: tuple[Array, Array], num: int) -> np.ndarray:
     images, finite = (np.asarray(x).reshape(-1, *x.shape[2:])[: num - first] for x in drawn)
     if not finite.all():
         raise ValueError(
-            f"image {first + int(np.argmin(finite))} of the generator is not finite: its weights are damaged, "
+            f"image {first + int(np.argmin(finite))} of the generator is not finite: its weights are damaged "
             "or training has diverged. --step names an earlier checkpoint."
         )
     return images

@@ -10,7 +10,6 @@ import optax
 from jax import Array
 from jaxtyping import Key, PyTree
 
-from biggan.augment import AugmentState
 from biggan.discriminator import Discriminator
 from biggan.generator import Generator
 
@@ -36,14 +35,14 @@ class NetworkState(flax.struct.PyTreeNode):
 class GANState(flax.struct.PyTreeNode):
     """step: updates of the generator so far. ema: averaged params and batch_stats of the generator.
 
-    augment: of an adaptive augmentation.
+    augment: AugmentState of an adaptive augmentation, else None.
     """
 
     step: Any  # a scalar; with a leading axis while it is replicated
     generator: NetworkState
     discriminator: NetworkState
     ema: dict[str, PyTree] | None
-    augment: AugmentState | None = None
+    augment: Any = None  # not narrower: orbax puts values of its own in the place of None
 
     def sampling_variables(self) -> dict[str, PyTree]:
         """The generator's variables for sampling: averaged where there is an average.

@@ -171,8 +171,8 @@ def train(
 
     Args:
         config: of configs/.
-        workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, classes.json, tensorboard/, and
-            evaluation/, what was measured of the data.
+        workdir: checkpoints, metrics.jsonl, curves.png, samples/, config.json, classes.json, tensorboard/,
+            evaluation/ (what was measured of the data).
         devices: one replica each, of all processes; None: all there are.
         continue_finished: a run that has its steps trains config.num_steps more.
 

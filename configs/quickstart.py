@@ -3,6 +3,8 @@
 For a first try on a laptop: under five minutes on two CPU cores, data included. It learns colours and
 textures, not objects.
 
+configs/quickstart.py:dense and :canopy have another attention at 64x64.
+
 Command: make quickstart
 Result: 3 min 23 s; colours and textures of the four photographs (benchmarks/results/quickstart_samples.png).
 """
@@ -12,7 +14,17 @@ from ml_collections import ConfigDict
 from configs import celeba128_smyrf
 
 
-def get_config() -> ConfigDict:
+# Of 4,096 queries and 1,024 keys.
+ATTENTIONS = {
+    "smyrf": {"name": "smyrf", "num_hashes": 2, "cluster_size": 256},
+    "canopy": {"name": "canopy", "num_trees": 1, "cluster_size": 256, "means_per_cluster": 4},
+    "dense": {"name": "dense"},
+}
+
+
+def get_config(attention: str = "smyrf") -> ConfigDict:
+    if attention not in ATTENTIONS:
+        raise ValueError(f"configs/quickstart.py:{attention}: the attentions are {', '.join(ATTENTIONS)}.")
     config = celeba128_smyrf.get_config()
     config.num_steps = 300
     config.batch_size = 8
@@ -22,7 +34,7 @@ def get_config() -> ConfigDict:
     config.generator.channels = 16
     config.discriminator.channels = 16
     config.generator.dim_z = 64
-    config.generator.attention = ConfigDict({"64": {"name": "smyrf", "num_hashes": 2, "cluster_size": 256}})
+    config.generator.attention = ConfigDict({"64": ATTENTIONS[attention]})
     config.adam.g_lr = 2e-4
     config.adam.d_lr = 2e-4
     config.ema.on = True
@@ -31,6 +43,8 @@ def get_config() -> ConfigDict:
     config.data.source = "photos"
     config.data.flip = True
     config.data.num_threads = 2
+    config.evaluate.num = 256
+    config.evaluate.metrics = "kd"
     config.checkpoint.every = 100
     config.checkpoint.keep_period = 0
     config.sample.every = 100

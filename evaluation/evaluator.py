@@ -118,7 +118,7 @@ class Evaluator:
             observed[0]  # what cannot be compared is told before all are drawn
             compared(Origin.of(network, observed, ""), reference, network.width)
             fake = self._collect(network, observed, "", "fake")
-            remarks += compared(fake.origin, reference, network.width)
+            remarks += compared(fake.origin, reference, network.width) + self._few(fake, reference)
             found.append(fake)
             for name in self._metrics:
                 metric = METRICS[name]
@@ -127,6 +127,18 @@ class Evaluator:
                 for part, estimate in metric.compute(fake, reference, self._seed).items():
                     estimates[f"{part}_{network.name}"] = estimate
         return Evaluation(estimates, len(images), real[0].origin.num_images, remarks, found)
+
+    def _few(self, fake: Statistics, real: Statistics) -> list[str]:
+        """Remarks on images that are too few for a covariance, if a metric has one."""
+        if not {"fd", "fd_infinity"} & set(self._metrics):
+            return []
+        width = len(real.moments.mean)
+        counts = {"generated": fake.origin.num_images, "real": real.origin.num_images}
+        return [
+            f"There are fewer {which} images ({count}) than features ({width}): fd is far too high, kd is not."
+            for which, count in counts.items()
+            if 0 < count < width
+        ]
 
     def _bar(self, what: str) -> Progress:
         def progress(items: Any, total: int) -> Any:

@@ -181,10 +181,4 @@ def compared(fake: Origin, real: Statistics, width: int) -> list[str]:
             f"the real statistics are of {found} features, but --features={fake.features} has {width}: take "
             "the statistics or the network of the other."
         )
-    for which, count in (("generated", fake.num_images), ("real", real.origin.num_images)):
-        if 0 < count < width:
-            remarks.append(
-                f"There are fewer {which} images ({count}) than features ({width}): fd is far too high, kd "
-                "is not."
-            )
     return remarks

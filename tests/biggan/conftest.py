@@ -20,6 +20,7 @@ def tiny_config() -> ConfigDict:
     config.generator.attention = ConfigDict({"16": {"name": "smyrf", "num_hashes": 2, "cluster_size": 64}})
     config.ema.start = 2
     config.data.num_threads = 1
+    config.evaluate.metrics = ""
     config.checkpoint.every = 2
     config.sample.every = 4
     config.sample.num = 4

@@ -99,6 +99,14 @@ def test_sets_that_cannot_be_compared():
         evaluator(["fd"])(images(1), evaluator(["fd"]).real(images(5)))
 
 
+@pytest.mark.parametrize("metric", ["fd", "kd"])
+def test_too_few_images_for_a_covariance_are_remarked(metric):
+    one = evaluator([metric])
+    remarks = one(images(11), one.real(images(20, 1))).remarks
+    wanted = "There are fewer generated images (11) than features (12): fd is far too high, kd is not."
+    assert remarks == ([wanted] if metric == "fd" else [])
+
+
 def test_images_of_several_sizes_are_remarked():
     found = evaluator(["fd"])([*images(9), *images(1, side=11)], evaluator(["fd"]).real(images(20, 1)))
     assert "Images of size mixed are compared with real ones of size 8x8." in found.remarks

@@ -103,9 +103,8 @@ def test_what_cannot_be_compared(change, match):
 
 def test_remarks():
     real = Statistics(ORIGIN._replace(resolution="mixed", num_images=3), [Moments.of(X[:3])])
-    sizes, few = compared(ORIGIN, real, 4)
-    assert sizes == "Images of size 8x8 are compared with real ones of size mixed."
-    assert few == "There are fewer real images (3) than features (4): fd is far too high, kd is not."
+    remarks = ["Images of size 8x8 are compared with real ones of size mixed."]
+    assert compared(ORIGIN, real, 4) == remarks
     with pytest.raises(ValueError, match="of 4 features, but --features=toy has 2048"):
         compared(ORIGIN, real, 2048)
 
