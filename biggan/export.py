@@ -133,7 +133,7 @@ def export_program(
     def program(noise: jax.Array, labels: jax.Array) -> jax.Array:
         # A compiler that knows the weights would compute with them, slowly, while it compiles.
         held = jax.lax.optimization_barrier(dict(variables))
-        return images_of(generator, held, noise, labels, rng)
+        return images_of(generator, held, noise, labels, rng)[0]
 
     return bytes(export.export(program, platforms=("cpu", "tpu"))(*shapes).serialize())
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Key, PyTree, UInt8
+from jaxtyping import Bool, Float, Int, Key, PyTree, UInt8
 
 from biggan.generator import Generator
 from biggan.layers import BATCH_NORM_MOMENTUM, SPECTRAL_NORM
@@ -89,10 +89,7 @@ class Sampler:
         self._devices = list(devices or jax.local_devices()[:1])
 
         def draw(variables: PyTree, noise: Array, labels: Array, rng: Array) -> tuple[Array, Array]:
-            images = jnp.asarray(
-                generator.apply(variables, noise, labels, train=False, rngs={"hashing": rng})
-            )
-            return to_uint8(images), jnp.isfinite(images).all(axis=(1, 2, 3))
+            return images_of(generator, variables, noise, labels, rng)
 
         self.images_at_once = batch_size * len(self._devices)
         self._draw = jax.pmap(draw, axis_name=AXIS, in_axes=(0, 0, 0, None), devices=self._devices)
@@ -165,10 +162,13 @@ def images_of(
     noise: Float[Array, "B Z"],
     labels: Int[Array, " B"],
     rng: Key[Array, ""],
-) -> UInt8[Array, "B H W 3"]:
-    """The program of one device: images of the running statistics, as 0 .. 255. rng: of the hashes."""
-    images = generator.apply(variables, noise, labels, train=False, rngs={"hashing": rng})
-    return to_uint8(jnp.asarray(images))
+) -> tuple[UInt8[Array, "B H W 3"], Bool[Array, " B"]]:
+    """The program of one device: images of the running statistics, as 0 .. 255, and which were finite.
+
+    rng: of the hashes.
+    """
+    images = jnp.asarray(generator.apply(variables, noise, labels, train=False, rngs={"hashing": rng}))
+    return to_uint8(images), jnp.isfinite(images).all(axis=(1, 2, 3))
 
 
 def _on_host(first: int, drawn: tuple[Array, Array], num: int) -> np.ndarray:

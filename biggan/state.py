@@ -33,16 +33,17 @@ class NetworkState(flax.struct.PyTreeNode):
 
 
 class GANState(flax.struct.PyTreeNode):
-    """step: updates of the generator so far. ema: averaged params and batch_stats of the generator.
+    """step: updates of the generator so far. ema: averaged params and batch_stats of the generator, or None.
 
-    augment: AugmentState of an adaptive augmentation, else None.
+    augment: AugmentState of an adaptive augmentation, or None.
     """
 
     step: Any  # a scalar; with a leading axis while it is replicated
     generator: NetworkState
     discriminator: NetworkState
-    ema: dict[str, PyTree] | None
-    augment: Any = None  # not narrower: orbax puts values of its own in the place of None
+    # Not narrower: orbax puts values of its own in the place of None.
+    ema: Any
+    augment: Any = None
 
     def sampling_variables(self) -> dict[str, PyTree]:
         """The generator's variables for sampling: averaged where there is an average.

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from configs import celeba128_smyrf
 
-
 # Of 4,096 queries and 1,024 keys.
 ATTENTIONS = {
     "smyrf": {"name": "smyrf", "num_hashes": 2, "cluster_size": 256},

@@ -135,7 +135,7 @@ class Evaluator:
         width = len(real.moments.mean)
         counts = {"generated": fake.origin.num_images, "real": real.origin.num_images}
         return [
-            f"There are fewer {which} images ({count}) than features ({width}): fd is far too high, kd is not."
+            f"There are fewer {which} images ({count}) than features ({width}): fd is far too high, kd not."
             for which, count in counts.items()
             if 0 < count < width
         ]

@@ -214,7 +214,4 @@ def test_checkpoints_hold_what_has_adapted(tiny, tmp_path):
     restored = restore_state(str(tmp_path), read_config(str(tmp_path)))
     chex.assert_trees_all_equal(restored, state)
     assert float(restored.augment.real_sign) == 0.75
-    tiny.augment.adaptive = False
-    with pytest.raises(ValueError, match=r"config.augment.adaptive is True in the checkpoint and False"):
-        restore_state(str(tmp_path), tiny)
     assert "augment".startswith(STATE_FIELDS)  # runs of before have no such section at all

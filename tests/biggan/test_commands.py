@@ -9,15 +9,13 @@ import sys
 import time
 
 import chex
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
 from biggan.restoring import read_config, restore_generator, restore_state
-from biggan.torch_weights import torch_name
-from tests.biggan.variables import save_run
+from tests.biggan.variables import save_run, to_state_dict
 from training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -175,13 +173,7 @@ def test_sample(classes, tmp_path):
 def test_sample_of_a_pytorch_generator(classes, tmp_path):
     """The weights of the run itself, written as that program names and lays them."""
     _, variables, _ = restore_generator(str(classes), ema=False)
-    tensors = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        keys = [entry.key for entry in path]
-        if keys[-1] == "kernel":
-            leaf = np.transpose(leaf, {2: (1, 0), 4: (3, 2, 0, 1)}[leaf.ndim])
-        tensors[torch_name(tuple(keys[1:]))] = leaf
-    np.savez(tmp_path / "G.npz", **tensors)
+    np.savez(tmp_path / "G.npz", **to_state_dict(variables))
     ours = [f"--workdir={classes}", "--num=3", "--noema"]
     lines, _ = sample(ours, [*ours[:2], f"--torch_weights={tmp_path / 'G.npz'}"])
     assert lines[1::2] == ["done"] * 2, lines

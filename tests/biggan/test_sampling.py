@@ -113,12 +113,22 @@ def test_the_next_batch_is_drawn_while_one_is_used(variables):
 
     def draw(variables, noise, labels, rng):
         drawn.append(0)
-        return jnp.zeros((1, 4, 32, 32, 3), jnp.uint8)
+        return jnp.zeros((1, 4, 32, 32, 3), jnp.uint8), jnp.ones((1, 4), bool)
 
     sampler._draw = draw
     noise, labels = latents(GENERATOR, KEYS.noise, 12)
     seen = [len(drawn) for _ in sampler.batches(variables, noise, labels, KEYS.hashing)]
     assert seen == [2, 3, 3]
+
+
+def test_images_that_are_not_finite_are_refused(variables):
+    broken = jax.tree.map(np.array, variables)
+    broken["params"]["output_conv"]["bias"] = np.full(3, np.nan, np.float32)
+    noise, labels = latents(GENERATOR, KEYS.noise, 5)
+    with pytest.raises(
+        ValueError, match="image 0 of the generator is not finite: .* --step names an earlier"
+    ):
+        Sampler(GENERATOR, batch_size=4)(broken, noise, labels, KEYS.hashing)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from PIL import Image
 
 from biggan import train as train_module
 from biggan.experiment import build_gan
-from biggan.restoring import read_config, restore_state
+from biggan.restoring import initial_networks, read_config, restore_state
 from biggan.train import GANTask, train
-from tests.biggan.variables import state_of
+from tests.biggan.variables import state_of, to_state_dict
 from training.checkpoint import Checkpoints
 from training.parallel import AXIS
 
@@ -65,7 +65,7 @@ def quick(monkeypatch):
         return np.zeros((len(noise), 32, 32, 3), np.uint8)
 
     monkeypatch.setattr(GANTask, "first_state", lambda task: state_of(task._config, task._gan))
-    monkeypatch.setattr(train_module, "Sampler", lambda generator: images)
+    monkeypatch.setattr(train_module, "Sampler", lambda generator, devices: images)
     monkeypatch.setattr(train_module, "replica_step", lambda gan: step)
 
 
@@ -140,10 +140,69 @@ def test_a_checkpoint_that_does_not_fit_names_the_field(finished, tiny):
     tiny.generator.channels = 8
     with pytest.raises(ValueError, match=r"config.generator.channels is 4 in the checkpoint and 8 in"):
         train(tiny, str(finished[0]), jax.devices()[:1])
-    tiny.generator.channels = 4
+
+
+def test_averages_can_be_switched_off_and_on_in_a_run(finished, quick, tiny, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+
+    def trained(on):
+        tiny.ema.on, tiny.augment.policy, tiny.augment.adaptive = on, "color", not on
+        tiny.num_steps += 1
+        state = train(tiny, str(tmp_path / "run"), jax.devices()[:1])
+        assert (state.augment is None) == on
+        return state
+
+    assert trained(False).ema is None
+    state = trained(True)
+    # A copy of the generator of step 7, as the double of the step averages nothing.
+    before = restore_state(str(tmp_path / "run"), tiny, 7)
+    assert before.ema is None
+    chex.assert_trees_all_equal(state.ema["params"], before.generator.params)
+    assert int(restore_state(str(tmp_path / "run"), tiny, "newest").step) == 8
+
+
+def test_a_run_begins_with_the_networks_of_another(finished, tiny, tmp_path):
+    before = final_state(finished[0])
+    tiny.init_from = str(finished[0])
+    state = initial_networks(tiny, build_gan(tiny))
+    assert int(state.step) == 0
+    for name in ("generator", "discriminator"):
+        chex.assert_trees_all_equal(getattr(state, name).variables, getattr(before, name).variables)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(getattr(state, name).opt_state))
+    chex.assert_trees_all_equal(state.ema, before.ema)
     tiny.ema.on = False
-    with pytest.raises(ValueError, match=r"config.ema.on is True in the checkpoint"):
-        train(tiny, str(finished[0]), jax.devices()[:1])
+    assert initial_networks(tiny, build_gan(tiny)).ema is None
+    tiny.discriminator.channels = 8
+    match = (
+        "the discriminator in config.init_from=.* is another: config.discriminator.channels is 4 there and 8"
+    )
+    with pytest.raises(ValueError, match=match):
+        initial_networks(tiny, build_gan(tiny))
+    tiny.init_from = str(tmp_path)
+    with pytest.raises(FileNotFoundError, match="neither the folder of a run nor PyTorch weights"):
+        initial_networks(tiny, build_gan(tiny))
+
+
+def test_a_run_begins_with_weights_of_the_pytorch_program(tiny, tmp_path):
+    gan = build_gan(tiny)
+    fresh = state_of(tiny, gan)
+    files = []
+    for name in ("generator", "discriminator"):
+        variables = jax.tree.map(lambda leaf: leaf + 1, getattr(fresh, name).variables)
+        np.savez(tmp_path / f"{name}.npz", **to_state_dict(variables))
+        files.append(str(tmp_path / f"{name}.npz"))
+    tiny.init_from = files[0]
+    state = initial_networks(tiny, gan)
+    chex.assert_trees_all_equal(state.ema["params"], state.generator.params)
+    np.testing.assert_allclose(
+        state.generator.params["linear"]["kernel"], fresh.generator.params["linear"]["kernel"] + 1, rtol=1e-6
+    )
+    tiny.init_from = ",".join(files)
+    kernel = initial_networks(tiny, gan).discriminator.params["linear"]["kernel"]
+    np.testing.assert_allclose(kernel, fresh.discriminator.params["linear"]["kernel"] + 1, rtol=1e-6)
+    tiny.init_from += ",third.npz"
+    with pytest.raises(ValueError, match="should be G.pth or G.pth,D.pth"):
+        initial_networks(tiny, gan)
 
 
 def test_the_attention_of_a_run_may_be_exchanged(finished, quick, tiny, tmp_path, capsys):

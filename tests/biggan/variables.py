@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from biggan.augment import init_augment
 from biggan.experiment import STATE_FIELDS, build_gan, build_state
 from biggan.state import GANState, NetworkState
+from biggan.torch_weights import torch_name
 from biggan.train_step import GAN
 from training.checkpoint import Checkpoints, Progress
 
@@ -52,6 +53,17 @@ def state_of(config: ConfigDict, gan: GAN) -> GANState:
         ema = jax.tree.map(np.copy, average)
     augment = jax.device_get(init_augment(gan.augmentation))
     return GANState(zeros(shapes.step), generator, network(shapes.discriminator), ema, augment)
+
+
+def to_state_dict(variables: Any) -> dict[str, np.ndarray]:
+    """Variables as the PyTorch program names and lays them."""
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        keys = [entry.key for entry in path]
+        if keys[-1] == "kernel":
+            leaf = np.transpose(leaf, {2: (1, 0), 4: (3, 2, 0, 1)}[np.ndim(leaf)])
+        tensors[torch_name(tuple(keys[1:]))] = np.asarray(leaf)
+    return tensors
 
 
 def save_run(config: ConfigDict, workdir: pathlib.Path, steps: tuple[int, ...]) -> None:

@@ -103,7 +103,7 @@ def test_sets_that_cannot_be_compared():
 def test_too_few_images_for_a_covariance_are_remarked(metric):
     one = evaluator([metric])
     remarks = one(images(11), one.real(images(20, 1))).remarks
-    wanted = "There are fewer generated images (11) than features (12): fd is far too high, kd is not."
+    wanted = "There are fewer generated images (11) than features (12): fd is far too high, kd not."
     assert remarks == ([wanted] if metric == "fd" else [])
 
 
