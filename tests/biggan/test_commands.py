@@ -1,6 +1,5 @@
 """The commands of the README, in processes of their own."""
 
-import json
 import os
 import pathlib
 import signal
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from biggan.restoring import read_config, restore_generator, restore_state
+from tests.biggan.several import run_several
 from tests.biggan.variables import save_run, to_state_dict
 from training.checkpoint import Checkpoints
 
@@ -105,31 +105,8 @@ def classes(tmp_path_factory, make_tiny):
     return workdir
 
 
-# Several commands in one process, as each would take seconds to start; prints what they end with.
-SEVERAL = """
-import json, sys
-from absl import flags
-from absl.testing import flagsaver
-from biggan import sample
-
-for arguments in json.loads(sys.argv[1]):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["sample", *arguments])
-        try:
-            sample.main(["sample"])
-            print("done")
-        except SystemExit as end:
-            print(end.code)
-        except Exception as error:
-            print(repr(error))
-"""
-
-
 def sample(*commands):
-    """Lines that the commands print: what they did, and what they ended with."""
-    command = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines(), done.stderr
+    return run_several("biggan.sample", *commands)
 
 
 def pictures(folder):
