@@ -66,7 +66,7 @@ def test_a_checkpoint_a_folder_and_a_file_of_statistics(run, tmp_path):
     assert names <= set(found[0])
     assert (found[0]["num_fake"], found[0]["num_real"]) == (24, 20)
     with Image.open(pairs) as picture:
-        assert picture.width > picture.height  # eight pairs in rows of two
+        assert picture.size == (4 * 130 + 2, 4 * 130 + 2)  # eight pairs in rows of two
     # The same images, packed, against the same statistics.
     assert found[2]["kd_dinov2_s14"] == pytest.approx(found[1]["kd_dinov2_s14"], rel=1e-5)
     with np.load(statistics) as file:
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
         ([f"--fake={fake}", real], "32x32, that of the real ones 48x48"),
         ([f"--fake={tmp_path / 'nan.npy'}", real], "--fake: "),
         (
-            [f"--fake={fake}", f"--real={tmp_path / 'theirs.npz'}"],
+            [f"--fake={fake}", f"--real={tmp_path / 'theirs.npz'}", "--metrics=fd"],
             "are of 2048 features, but --features=dinov2_s14",
         ),
         ([f"--fake={fake}", real, "--metrics=fid"], "--metrics should be of fd"),
