@@ -142,7 +142,7 @@ def run() -> None:
     """The command."""
     workdir = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
     out = flags.DEFINE_string("out", None, "folder to write.", required=True)
-    step = flags.DEFINE_string("step", "newest", "of the checkpoint: a number, or newest.")
+    step = flags.DEFINE_string("step", "newest", "of the checkpoint: a number, newest or best.")
     ema = flags.DEFINE_bool("ema", True, "take the averaged weights where there are any.")
     truncation = flags.DEFINE_float("truncation", None, "of the noise to draw with; default: none.")
     standing = flags.DEFINE_bool("standing_statistics", False, "measure batch statistics anew.")
