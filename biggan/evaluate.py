@@ -82,6 +82,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("either --workdir, a run, or --fake, images, is wanted.")
     if _FAKE.value and not _REAL.value:
         raise app.UsageError("--fake wants --real, the images that it is compared with.")
+    of_runs = [f"--{flag.name}" for flag in (_STEP, _TRUNCATION, _STANDING, _EMA) if flag.present]
+    if _FAKE.value and of_runs:
+        raise app.UsageError(f"{', '.join(of_runs)} is of samples of a run: it means nothing with --fake.")
     logging.set_verbosity(logging.WARNING)
     try:
         evaluate()

@@ -170,7 +170,7 @@ def build_best(config: ml_collections.ConfigDict) -> Best | None:
         ValueError: it is none of those that are measured.
     """
     section = config.evaluate
-    if not section.best:
+    if not section.best or not section.metrics:
         return None
     measured = {
         f"{part}_{features}": smaller

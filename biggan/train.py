@@ -101,10 +101,12 @@ class GANTask(Task):
         if last or due(step, self._config.sample.every):
             self._draw(state, writer)
         found: dict[str, float] = {}
-        if last or self._measures(step):
-            found = self._measure(state)
-            if found:
+        if self._evaluator is not None and (last or self._measures(step)):
+            try:
+                found = self._measure(self._evaluator, state)
                 writer.write(step, found)
+            except (OSError, ValueError) as error:  # of disks, of images
+                say(f"NOT MEASURED: the samples of step {step} ({error}). The run goes on.")
         names = {name for row in read_rows(writer.path)[0] for name in row}
         panels = {
             label: parts
@@ -123,18 +125,16 @@ class GANTask(Task):
         save_picture(picture, os.path.join(self._samples, f"step{int(state.step):07d}.png"))
         writer.write_image(int(state.step), "samples", picture)
 
-    def _measure(self, state: GANState) -> dict[str, float]:
+    def _measure(self, evaluator: Evaluator, state: GANState) -> dict[str, float]:
         """Metrics of samples, the same noise each time, by what config.evaluate names."""
-        if self._evaluator is None:
-            return {}
         num = self._config.evaluate.num
         say(f"Measures {num} samples ({self._config.evaluate.metrics}).")
         if self._real is None:
-            self._real = self._evaluator.real(build_real(self._config, num))
+            self._real = evaluator.real(build_real(self._config, num))
         keys = sampling_keys(self._config.seed)
         noise, labels = latents(self._gan.generator, keys.noise, num)
         samples = Samples(self._sampler, state.sampling_variables(), noise, labels, keys.hashing)
-        found = self._evaluator(samples, self._real)
+        found = evaluator(samples, self._real)
         for line in found.lines():
             say(f"step {int(state.step)}: {line}")
         counts = ("num_fake", "num_real")

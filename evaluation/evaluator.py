@@ -13,6 +13,7 @@ from evaluation.images import Images, Observed, Progress, features_of, hash_of
 from evaluation.metrics import METRICS
 from evaluation.networks import Network
 from evaluation.statistics import Origin, Statistics, collect, compared, load_statistics, save_statistics
+from training.processes import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,10 @@ class Evaluator:
                 if statistics.origin == origin and enough:
                     return statistics
         statistics = self._collect(network, images, digest, "real")
-        save_statistics(str(path), statistics)
+        try:
+            save_statistics(str(path), statistics)
+        except OSError as error:
+            say(f"NOT KEPT: statistics of the real images in {path} ({error}). They are made anew next time.")
         return statistics
 
 

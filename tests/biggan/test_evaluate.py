@@ -107,6 +107,7 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
         ([f"--workdir={run}", "--resolution=64"], "--resolution=64, but the generator's images are 32 wide"),
         ([f"--workdir={tmp_path}"], "holds no run"),
         ([f"--fake={fake}"], "UsageError('--fake wants --real"),
+        ([f"--fake={fake}", real, "--truncation=0.5"], "UsageError('--truncation is of samples of a run"),
         ([], "UsageError('either --workdir, a run, or --fake"),
     ]
     lines, _ = evaluate(*(case[0] + ["--cache=", "--num=8"] for case in cases))

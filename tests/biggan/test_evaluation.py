@@ -157,6 +157,19 @@ def test_names_of_the_config_are_refused(tiny, tmp_path):
     assert build_evaluator(tiny, str(tmp_path), jax.local_devices()[:1]) is None
 
 
+def test_what_cannot_be_measured_is_told_and_the_run_goes_on(tiny, folder, tmp_path, monkeypatch, capsys):
+    """The data cannot be read any more, as training took all it wants."""
+    monkeypatch.setattr(evaluation, "load_network", lambda name, paths: network("toy", side=8))
+    monkeypatch.setattr(evaluation, "open_source", lambda **options: Folder(str(folder)))
+    tiny.num_steps, tiny.evaluate.metrics, tiny.evaluate.features = 2, "kd", "toy"
+    tiny.evaluate.best = ""
+    assert int(train(tiny, str(tmp_path / "run"), jax.devices()[:1]).step) == 2
+    out = capsys.readouterr().out
+    assert "NOT MEASURED: the samples of step 2 (the image" in out
+    assert "2.png is 20x20, smaller than 32" in out
+    assert "The run goes on." in out
+
+
 def test_a_run_measures_itself_and_keeps_its_best(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         evaluation, "load_network", lambda name, paths: network("toy", has_logits=False, side=8)

@@ -78,6 +78,13 @@ def test_real_images_are_measured_once(tmp_path):
     assert real_of(["fd"], toy=dataclasses.replace(network(), resizer="clean"))[1]
 
 
+def test_a_cache_that_cannot_be_written_costs_no_evaluation(tmp_path, capsys):
+    (tmp_path / "cache").write_text("a file")
+    found = evaluator(["fd"], cache=str(tmp_path / "cache")).real(images(30, 1))
+    assert found[0].origin.num_images == 30
+    assert "NOT KEPT: statistics of the real images in" in capsys.readouterr().out
+
+
 def test_statistics_of_a_file(tmp_path):
     path, fake = str(tmp_path / "real.npz"), images(30, 0)
     whole = evaluator(["kd"]).real(images(30, 1))
