@@ -17,14 +17,12 @@ import json
 import sys
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from biggan.evaluation import Samples, SourceImages, build_real, save_pairs, usable_places
+from biggan.evaluation import Samples, build_real, open_images, save_pairs
 from biggan.restoring import read_config, restore_generator
 from biggan.sampling import Sampler, latents, sampling_keys, standing_statistics
-from biggan.sources import open_source
 from evaluation.evaluator import Evaluator
 from evaluation.images import Images
 from evaluation.inception import INCEPTION_SHA256
@@ -168,27 +166,16 @@ def _data_of(workdir: str, num: int) -> Images:
 
 
 def _images_of(flag: str, path: str, resolution: int | None, most: int | None = None) -> Images:
-    """Images that a flag names; `most` of them at most, drawn at random."""
-    try:
-        source = open_source(path=path, split=_SPLIT.value, skip_corrupt=_SKIP.value)
-    except (OSError, ValueError) as error:
-        # What a run says of its config, with the names that the flags have here.
-        found = str(error).replace("config.data.path", f"--{flag}").replace("config.data.", "--")
-        raise ValueError(found) from error
-    for remark in source.remarks:
-        print(f"--{flag}: {remark}")
-    places = np.arange(len(source))
-    if _SKIP.value:
-        places, unusable = usable_places(source, resolution, tqdm)
-        for message in unusable:
-            print(f"--{flag}: skipped: {message}")
-    if most is not None and len(places) > most:
-        places = np.sort(np.random.default_rng(_SEED.value).choice(places, most, replace=False))
-    if len(places) < 2:
-        raise ValueError(
-            f"--{flag}={path} holds {len(places)} images that can be used; two or more are wanted."
-        )
-    return SourceImages(source, resolution, places)
+    return open_images(
+        flag,
+        path,
+        resolution,
+        split=_SPLIT.value,
+        skip_corrupt=_SKIP.value,
+        progress=tqdm,
+        most=most,
+        seed=_SEED.value,
+    )
 
 
 if __name__ == "__main__":

@@ -100,6 +100,46 @@ def usable_places(
     return np.array(places, int), found.unusable
 
 
+def open_images(
+    flag: str,
+    path: str,
+    resolution: int | None,
+    *,
+    split: str = "train",
+    skip_corrupt: bool = False,
+    progress: Callable[..., Any],
+    most: int | None = None,
+    seed: int = 0,
+) -> SourceImages:
+    """The images that a flag names; `most` of them at most, drawn at random by the seed.
+
+    Prints what is passed over.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none, or fewer than two; names the flag.
+    """
+    try:
+        source = open_source(path=path, split=split, skip_corrupt=skip_corrupt)
+    except (OSError, ValueError) as error:
+        # What a run says of its config, with the names that the flags have here.
+        found = str(error).replace("config.data.path", f"--{flag}").replace("config.data.", "--")
+        raise ValueError(found) from error
+    for remark in source.remarks:
+        print(f"--{flag}: {remark}")
+    places = np.arange(len(source))
+    if skip_corrupt:
+        places, unusable = usable_places(source, resolution, progress)
+        for message in unusable:
+            print(f"--{flag}: skipped: {message}")
+    if most is not None and len(places) > most:
+        places = np.sort(np.random.default_rng(seed).choice(places, most, replace=False))
+    if len(places) < 2:
+        raise ValueError(
+            f"--{flag}={path} holds {len(places)} images that can be used; two or more are wanted."
+        )
+    return SourceImages(source, resolution, places)
+
+
 class Crops:
     """`num` squares cut at random from photographs, as training cuts them."""
 

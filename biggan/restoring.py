@@ -1,5 +1,6 @@
 """What earlier runs left: their configs, states and generators."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,6 +101,26 @@ def restore_generator(
         state = state.replace(ema=None)
     name = f"step{int(state.step):07d}" + ("_ema" if state.ema is not None else "")
     return build_gan(config).generator.clone(axis_name=None), state.sampling_variables(), name
+
+
+def torch_generator(workdir: str, path: str) -> tuple[Generator, dict[str, Any], str]:
+    """The generator that a run in `workdir` has, with weights of the PyTorch BigGAN, for sampling.
+
+    path: of its state dict, .pth or .npz.
+
+    Returns:
+        The network, its variables, and their name: the file's, without the ending.
+
+    Raises:
+        FileNotFoundError: there is no run, or no such file.
+        ImportError: the file wants torch, which is not installed.
+        ValueError: the run is none of a GAN, or the weights are of another network; names the tensors.
+    """
+    config = read_config(workdir)
+    gan = build_gan(config)
+    template = jax.eval_shape(lambda: build_state(config, gan)).generator
+    variables = from_state_dict(template.variables, read_state_dict(path))
+    return gan.generator.clone(axis_name=None), variables, os.path.splitext(os.path.basename(path))[0]
 
 
 def initial_networks(config: ml_collections.ConfigDict, gan: GAN) -> GANState:

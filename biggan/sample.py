@@ -17,17 +17,14 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from biggan.experiment import build_gan, build_state
 from biggan.generator import Generator
 from biggan.interpolation import closed_walk, frames_of_walk
 from biggan.pictures import save_animation, save_grid, save_picture
-from biggan.restoring import read_config, restore_generator
+from biggan.restoring import restore_generator, torch_generator
 from biggan.sampling import Sampler, labels_in_turn, latents, sampling_keys, standing_statistics
 from biggan.saved_latents import read_latents, save_latents
-from biggan.torch_weights import from_state_dict
 from training.checkpoint import DamagedCheckpointError
 from training.files import path_of
-from training.state_dicts import read_state_dict
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
 _STEP = flags.DEFINE_string("step", "newest", "of the checkpoint: a number, newest or best.")
@@ -95,13 +92,9 @@ def sample() -> None:
 
 def _generator() -> tuple[Generator, dict, str]:
     """The network, its variables, and their name."""
-    if not _WEIGHTS.value:
-        return restore_generator(_WORKDIR.value, _STEP.value, _EMA.value)
-    config = read_config(_WORKDIR.value)
-    gan = build_gan(config)
-    template = jax.eval_shape(lambda: build_state(config, gan)).generator
-    variables = from_state_dict(template.variables, read_state_dict(_WEIGHTS.value))
-    return gan.generator.clone(axis_name=None), variables, _stem(_WEIGHTS.value)
+    if _WEIGHTS.value:
+        return torch_generator(_WORKDIR.value, _WEIGHTS.value)
+    return restore_generator(_WORKDIR.value, _STEP.value, _EMA.value)
 
 
 def _latents(generator: Generator, rng: jax.Array) -> tuple[np.ndarray, np.ndarray]:

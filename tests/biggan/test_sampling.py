@@ -19,18 +19,12 @@ from biggan.sampling import (
     standing_statistics,
 )
 from smyrf_jax import Smyrf
-from tests.biggan.variables import filled
+from tests.biggan.variables import variables_of
 
 GENERATOR = Generator(
     32, channels=4, dim_z=8, num_classes=3, attention={16: Smyrf(num_hashes=2, cluster_size=64)}
 )
 KEYS = sampling_keys(0)
-
-
-def variables_of(generator):
-    inputs = jnp.zeros((1, generator.noise_width)), jnp.zeros(1, jnp.int32)
-    shapes = jax.eval_shape(functools.partial(generator.init, train=False), jax.random.key(0), *inputs)
-    return filled(shapes)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,13 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from biggan.augment import init_augment
 from biggan.experiment import STATE_FIELDS, build_gan, build_state
+from biggan.generator import Generator
 from biggan.state import GANState, NetworkState
 from biggan.torch_weights import torch_name
 from biggan.train_step import GAN
@@ -34,6 +36,12 @@ def filled(shapes: Any) -> Any:
         return np.full(leaf.shape, value, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def variables_of(generator: Generator) -> Any:
+    """Those of a generator, by `filled`."""
+    inputs = jnp.zeros((1, generator.noise_width)), jnp.zeros(1, jnp.int32)
+    return filled(jax.eval_shape(functools.partial(generator.init, train=False), jax.random.key(0), *inputs))
 
 
 def state_of(config: ConfigDict, gan: GAN) -> GANState:

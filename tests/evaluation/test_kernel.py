@@ -27,6 +27,30 @@ def test_it_is_unbiased_of_small_sets():
     assert min(values) < 0 < max(values)
 
 
+def test_of_pairs_none_is_compared_with_itself():
+    """Of Gretton's lemma 6, the sum over i != j of k(xi, xj) + k(yi, yj) - k(xi, yj) - k(xj, yi)."""
+    a, b = drawn(5, 0), drawn(5, 1, 0.5)
+
+    def kernel(x, y):
+        return (x @ y / 6 + 1) ** 3
+
+    terms = [
+        kernel(a[i], a[j]) + kernel(b[i], b[j]) - kernel(a[i], b[j]) - kernel(a[j], b[i])
+        for i in range(5)
+        for j in range(5)
+        if i != j
+    ]
+    assert squared_discrepancy(a, b, paired=True) == pytest.approx(np.mean(terms))
+    assert squared_discrepancy(a, a, paired=True) == 0
+    assert squared_discrepancy(a, a) < -0.1
+    a = drawn(40, 0)
+    assert kernel_distance(a, a, paired=True) == (0, 0)
+    near = kernel_distance(a, a + 0.01 * drawn(40, 1), paired=True)
+    assert abs(near.value) < 0.1 * abs(kernel_distance(a, a).value)
+    with pytest.raises(ValueError, match="paired sets should have as many images, but got 40 and 39"):
+        kernel_distance(a, a[1:], paired=True)
+
+
 @pytest.mark.parametrize("num", [40, 2500])
 def test_subsets(num):
     a, b = drawn(num, 0), drawn(num, 1, 0.3)
