@@ -16,8 +16,7 @@ import fractions
 import os
 import shlex
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from biggan.attention_maps import blocks_of, decomposed, entropies_of
 from biggan.evaluation import build_real, open_images
 from biggan.generator import Generator
-from biggan.report import DenseMap, draw_curves, draw_grid, draw_maps, write_rows, write_table
+from biggan.report import DenseMap, write_report
 from biggan.restoring import read_config, restore_generator, torch_generator
 from biggan.sampling import latents, sampling_keys
 from biggan.swaps import NAMES, Comparison, Row, Swap, oracle_rows, references, swaps_within
@@ -83,10 +82,11 @@ def compare() -> None:
     keys = sampling_keys(_SEED.value)
     noise, labels = latents(generator, keys.noise, _NUM.value, _TRUNCATION.value)
     blocks = blocks_of(generator, variables, noise[: _MAPS.value], labels[: _MAPS.value])
-    shown_part = _parts("grid_pairs", [_GRID_PAIRS.value])[0]
+    (shown_part,) = _parts("grid_pairs", [_GRID_PAIRS.value])
     parts = sorted({*_parts("pairs", _PAIRS.value), shown_part})
     swaps, remarks = swaps_within(_METHODS.value, parts, blocks)
     real, missing = _real_images(generator.resolution)
+    remarks += missing
     comparison = Comparison(
         generator,
         variables,
@@ -99,20 +99,13 @@ def compare() -> None:
         batch_size=_BATCH.value,
         devices=jax.local_devices(),
     )
+    rows, shown = _measured(comparison, [*references(generator), *swaps], shown_part)
     maps = [DenseMap(block, entropies_of(block), decomposed(block)) for block in blocks]
-    rows, shown = _measured(comparison, generator, swaps, shown_part)
     rows += oracle_rows(blocks, [of.parts for of in maps], parts)
-
     folder = str(path_of(_OUT.value or os.path.join(_WORKDIR.value, f"compared_{name}")))
-    write_rows(rows, os.path.join(folder, "rows.json"))
-    heading = _heading(name, len(real) if real is not None else 0, shown_part)
-    write_table(rows, maps, heading, remarks + missing, os.path.join(folder, "table.md"))
-    draw_curves(rows, os.path.join(folder, "curves.png"))
-    draw_grid(shown, os.path.join(folder, "grid.png"))
-    draw_maps(maps, os.path.join(folder, "map.png"))
-    print(
-        "\n".join(remarks + missing + [f"wrote {os.path.join(folder, 'table.md')} and pictures beside it."])
-    )
+    num_real = 0 if real is None else len(real)
+    write_report(folder, rows, maps, shown, _heading(name, num_real, shown_part), remarks)
+    print("\n".join([*remarks, f"{os.path.join(folder, 'table.md')}, and pictures beside it"]))
 
 
 def _generator() -> tuple[Generator, dict, str]:
@@ -122,7 +115,7 @@ def _generator() -> tuple[Generator, dict, str]:
     return restore_generator(_WORKDIR.value, _STEP.value, _EMA.value)
 
 
-def _parts(flag: str, texts: Iterable[str]) -> list[float]:
+def _parts(flag: str, texts: Sequence[str]) -> list[float]:
     try:
         return [float(fractions.Fraction(text)) for text in texts]
     except (ValueError, ZeroDivisionError) as error:
@@ -144,17 +137,18 @@ def _real_images(resolution: int) -> tuple[np.ndarray | None, list[str]]:
 
 
 def _measured(
-    comparison: Comparison, generator: Generator, swaps: list[Swap], shown_part: float
-) -> tuple[list[Row], dict[str, Any]]:
+    comparison: Comparison, swaps: Sequence[Swap], shown_part: float
+) -> tuple[list[Row], dict[str, np.ndarray]]:
     """A row a swap, and the first images of those that are shown, by their label."""
     rows, shown = [], {}
-    for swap in tqdm([*references(generator), *swaps], desc="swapping", unit="swap", dynamic_ncols=True):
+    for swap in tqdm(swaps, desc="swapping", unit="swap", dynamic_ncols=True):
         images = comparison.draw(swap)
         row = comparison.row(swap, images)
         rows.append(row)
         if swap.part in (None, shown_part):
-            label = f"{swap.name}\n{row.pairs:.1%} of the pairs\nerror {row.image_error:.4f}"
-            shown[label] = images[:_COLUMNS]
+            shown[f"{swap.name}\n{row.pairs:.1%} of the pairs\nerror {row.image_error:.4f}"] = images[
+                :_COLUMNS
+            ]
     return rows, shown
 
 

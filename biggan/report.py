@@ -30,6 +30,29 @@ class DenseMap(NamedTuple):
     parts: Decomposition
 
 
+def write_report(
+    folder: str,
+    rows: Sequence[Row],
+    maps: Sequence[DenseMap],
+    images: Mapping[str, UInt8[np.ndarray, "B H W 3"]],
+    heading: Sequence[str],
+    remarks: Sequence[str],
+) -> None:
+    """table.md, rows.json, curves.png, grid.png and map.png; what is there is replaced.
+
+    images: of `draw_grid`. heading: how it was made. remarks: what is missing, and why.
+    """
+
+    def at(name: str) -> str:
+        return os.path.join(folder, name)
+
+    write_rows(rows, at("rows.json"))
+    write_table(rows, maps, heading, remarks, at("table.md"))
+    draw_curves(rows, at("curves.png"))
+    draw_grid(images, at("grid.png"))
+    draw_maps(maps, at("map.png"))
+
+
 def write_rows(rows: Sequence[Row], path: str) -> None:
     """A list of objects, one a row; null: not measured."""
     write_whole(path, json.dumps([dataclasses.asdict(row) for row in rows], indent=1).encode())
@@ -38,7 +61,7 @@ def write_rows(rows: Sequence[Row], path: str) -> None:
 def write_table(
     rows: Sequence[Row], maps: Sequence[DenseMap], heading: Sequence[str], remarks: Sequence[str], path: str
 ) -> None:
-    """heading: how it was made. remarks: what is missing, and why."""
+    """See `write_report`."""
     text = "\n".join([*heading, "", *_of_maps(maps), "", *_of_rows(rows), "", _LEGEND, "", *remarks])
     write_whole(path, (text.rstrip() + "\n").encode())
 
@@ -48,8 +71,10 @@ Nothing is trained: each method has the settings that a part of the pairs allows
 attention's, counted. Error of the attention: of its output, relative, on the queries, keys and values that
 the dense generator has there; the mean over samples and blocks. Error of the image: |x' - x| / |x| with the
 dense image of the same noise, pixels in 0 .. 255; of the features the same; means over images. FD and KD:
-from the dense images of the same noise. KD to real: from real images. ± is the deviation over subsets of
-images. {REMOVED}: the attention's output is zero, so that nothing is left of it.
+from the dense images of the same noise; for KD no image is compared with its own. KD to real: from real
+images. ± is the deviation over subsets of images. {REMOVED}: the attention's output is zero. A local window
+is of places in the two sequences: as there are more queries than keys, most queries see none until it is as
+wide as all keys.
 
 {LARGEST_KEYS}: each query with its so many largest keys. {TRUNCATED}: the dense map cut off at the rank. Both
 know the whole map, and save nothing: they tell what a sparse and a low-rank attention could do."""
@@ -94,7 +119,7 @@ def _of_rows(rows: Sequence[Row]) -> list[str]:
             cell(row.attention_error, ".4f"),
             cell(row.image_error, ".4f"),
             cell(row.feature_error, ".4f"),
-            cell(row.fd, ".4g"),
+            cell(row.fd, ".4f"),
             cell(row.kd, ".4g", row.kd_sd),
             cell(row.kd_real, ".4g", row.kd_real_sd),
         ]

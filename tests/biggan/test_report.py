@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from biggan.attention_maps import Block, decomposed, entropies_of
-from biggan.report import DenseMap, draw_curves, draw_grid, draw_maps, write_rows, write_table
+from biggan.report import DenseMap, write_report, write_rows, write_table
 from biggan.swaps import Row
 
 DENSE = Row("dense", "Dense()", None, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.5, 0.5)
@@ -37,7 +37,7 @@ def test_the_table_says_what_was_measured(maps, tmp_path):
     needed = ", ".join(f"{maps[0].parts.needed(part).mean():.3g}" for part in (0.9, 0.99))
     assert block.endswith(f" {needed} of 12 |")
     assert (
-        "| smyrf | Smyrf() | 24.00% | 12.5% | 0.7500 | 0.1000 | 0.2000 | 3 | 0.25 ± 0.05 | 2.75 ± 0.5 |"
+        "| smyrf | Smyrf() | 24.00% | 12.5% | 0.7500 | 0.1000 | 0.2000 | 3.0000 | 0.25 ± 0.05 | 2.75 ± 0.5 |"
         in lines
     )
     assert "| largest keys | 16 | 25.00% | - | 0.1250 | - | - | - | - | - |" in lines
@@ -54,9 +54,9 @@ def test_rows_are_plain_objects(tmp_path):
 
 def test_the_pictures(maps, tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)).astype(np.uint8)
-    draw_curves([DENSE, REMOVED, SOME, ORACLE], str(tmp_path / "curves.png"))
-    draw_grid({"dense": images, "same": images, "other": images ^ 4}, str(tmp_path / "grid.png"))
-    draw_maps([*maps, *maps], str(tmp_path / "map.png"))
+    rows, shown = [DENSE, REMOVED, SOME, ORACLE], {"dense": images, "same": images, "other": images ^ 4}
+    write_report(str(tmp_path), rows, [*maps, *maps], shown, ["heading"], [])
+    assert len(list(tmp_path.iterdir())) == 5
     for name in ("curves", "grid", "map"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(int)
