@@ -1,7 +1,6 @@
 """Sets of images, and the way from them to features."""
 
 import concurrent.futures
-import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,12 +74,6 @@ def _in_turn(pool: concurrent.futures.Executor, task: Callable[[int], Any], num:
         yield waiting.pop(0).result()
 
 
-@functools.lru_cache(maxsize=4)
-def _program(apply: Callable[..., Features], devices: tuple[jax.Device, ...]) -> Callable[..., Features]:
-    """One for all sets of images: what is mapped anew is compiled anew."""
-    return jax.pmap(apply, in_axes=(None, 0), devices=devices)
-
-
 def features_of(
     network: Network,
     images: Images,
@@ -95,7 +88,7 @@ def features_of(
     """
     devices = list(devices or jax.local_devices()[:1])
     each = -(-batch_size // len(devices))
-    apply = _program(network.apply, tuple(devices))
+    apply = jax.pmap(network.apply, in_axes=(None, 0), devices=devices)
     resize, side = RESIZERS[network.resizer], network.resolution
 
     def prepared(index: int) -> np.ndarray:

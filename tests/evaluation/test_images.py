@@ -1,4 +1,3 @@
-import dataclasses
 import threading
 import time
 
@@ -25,19 +24,6 @@ def test_features_in_order(num_devices):
     np.testing.assert_allclose(found, features(some), rtol=1e-5)
     np.testing.assert_allclose(np.concatenate([batch.logits for batch in batches]), found[:, :5])
     assert len(batches) > 1
-
-
-def test_one_program_serves_all_sets():
-    traced, toy = [], network()
-
-    def counting(variables, images):
-        traced.append(0)
-        return toy.apply(variables, images)
-
-    counted = dataclasses.replace(toy, apply=counting)
-    first, second = (list(features_of(counted, images(3, seed), batch_size=2)) for seed in (0, 1))
-    assert len(traced) == 1
-    assert np.all(first[0].features != second[0].features)
 
 
 def test_images_of_several_sizes_and_no_more_in_memory_than_a_few():
