@@ -99,13 +99,18 @@ def compare() -> None:
         batch_size=_BATCH.value,
         devices=jax.local_devices(),
     )
+    # What cannot be written is told before all is measured.
+    folder = path_of(_OUT.value or os.path.join(_WORKDIR.value, f"compared_{name}"))
+    folder.mkdir(parents=True, exist_ok=True)
     rows, shown = _measured(comparison, [*references(generator), *swaps], shown_part)
-    maps = [DenseMap(block, entropies_of(block), decomposed(block)) for block in blocks]
+    maps = [
+        DenseMap(block, entropies_of(block), decomposed(block))
+        for block in tqdm(blocks, desc="looking into maps", unit="block", dynamic_ncols=True)
+    ]
     rows += oracle_rows(blocks, [of.parts for of in maps], parts)
-    folder = str(path_of(_OUT.value or os.path.join(_WORKDIR.value, f"compared_{name}")))
     num_real = 0 if real is None else len(real)
-    write_report(folder, rows, maps, shown, _heading(name, num_real, shown_part), remarks)
-    print("\n".join([*remarks, f"{os.path.join(folder, 'table.md')}, and pictures beside it"]))
+    write_report(str(folder), rows, maps, shown, _heading(name, num_real, shown_part), remarks)
+    print("\n".join([*remarks, f"{folder / 'table.md'}, and pictures beside it"]))
 
 
 def _generator() -> tuple[Generator, dict, str]:

@@ -140,6 +140,8 @@ def test_compare_tells_what_is_wrong(run, tmp_path, make_tiny):
         f"{workdir} --real={tmp_path / 'none'}": "--real: there is nothing at",
         f"{workdir} --truncation=0": "truncation must be positive",
     }
+    (tmp_path / "file").touch()
+    cases[f"{workdir} --out={tmp_path / 'file'}"] = "File exists"
     lines, _ = compare(*(case.split() for case in cases))
     for line, (case, message) in zip(lines, cases.items(), strict=True):
         assert message in line, case
