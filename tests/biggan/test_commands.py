@@ -184,7 +184,7 @@ def test_sample_tells_what_is_wrong(classes, tmp_path):
         "--classes=0,3": "--classes should be numbers in 0 .. 2, as the generator has num_classes=3, but",
         "--classes=cat": "--classes should be numbers, as 3,7, but got 'cat'",
         "--step=5": "no checkpoint of step 5",
-        "--step=last": "--step should be 'newest' or the number of a step, but got 'last'",
+        "--step=last": "--step should be a number, 'newest' or 'best', but got 'last'",
         "--truncation=0": "truncation must be positive, got truncation=0.0",
         f"--z={tmp_path / 'none.npy'}": "there is no such file",
         f"--z={tmp_path / 'wide.npy'}": "noise should be [B, 8], but got [2, 9]",
