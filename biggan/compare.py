@@ -52,7 +52,9 @@ _GRID_PAIRS = flags.DEFINE_string("grid_pairs", "0.125", "part of the pairs in g
 _NUM = flags.DEFINE_integer("num", 256, "of images of each method, and of real ones at most.", lower_bound=4)
 _MAPS = flags.DEFINE_integer("maps", 4, "samples whose attention is looked into.", lower_bound=1)
 _TRUNCATION = flags.DEFINE_float("truncation", None, "of the noise; default: none.")
-_SEED = flags.DEFINE_integer("seed", 0, "of the noise, hashes and features.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "of the noise, hashes and features.", lower_bound=0, upper_bound=2**32 - 1
+)
 _REAL = flags.DEFINE_string(
     "real", None, "real images: a folder, .tar, .zip, .npy or .npz file, records or TFDS."
 )
@@ -70,6 +72,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     if _WEIGHTS.value and _STEP.value != "newest":
         raise app.UsageError("either --step or --torch_weights is wanted.")
+    if _WEIGHTS.value and _EMA.present:
+        raise app.UsageError("--ema is of a checkpoint: it means nothing with --torch_weights.")
     logging.set_verbosity(logging.WARNING)
     try:
         compare()

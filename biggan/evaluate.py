@@ -48,7 +48,10 @@ _METRICS = flags.DEFINE_list("metrics", ["fd", "kd"], f"of {', '.join(METRICS)}.
 _FEATURES = flags.DEFINE_list("features", ["dinov2_s14"], f"of {', '.join(NAMES)}.")
 _NUM = flags.DEFINE_integer("num", 50_000, "generated images: drawn, or taken at most.", lower_bound=2)
 _RESOLUTION = flags.DEFINE_integer(
-    "resolution", None, "squares of this side are cut of all images first; default: the generator's, or none."
+    "resolution",
+    None,
+    "squares of this side are cut of all images first; default: the generator's, or none.",
+    lower_bound=1,
 )
 _RESIZE = flags.DEFINE_enum(
     "resize", None, list(RESIZERS), "how images come to the size of the network; default: its own way."
@@ -57,7 +60,7 @@ _STEP = flags.DEFINE_string("step", "newest", "of the checkpoint: a number, newe
 _TRUNCATION = flags.DEFINE_float("truncation", None, "of the noise; default: none.")
 _STANDING = flags.DEFINE_bool("standing_statistics", False, "measure batch statistics anew.")
 _EMA = flags.DEFINE_bool("ema", True, "take the averaged weights where there are any.")
-_SEED = flags.DEFINE_integer("seed", 0, "of the noise, and of subsets.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the noise, and of subsets.", lower_bound=0, upper_bound=2**32 - 1)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "images at once on a device.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "file to write: one object, a field a metric.")
 _PAIRS = flags.DEFINE_string(
@@ -83,6 +86,15 @@ def main(argv: list[str]) -> None:
     of_runs = [f"--{flag.name}" for flag in (_STEP, _TRUNCATION, _STANDING, _EMA) if flag.present]
     if _FAKE.value and of_runs:
         raise app.UsageError(f"{', '.join(of_runs)} is of samples of a run: it means nothing with --fake.")
+    of_images = [f"--{flag.name}" for flag in (_SPLIT, _SKIP) if flag.present]
+    if not _REAL.value and of_images:
+        raise app.UsageError(
+            f"{', '.join(of_images)} is of --real, which is not given: the run's config has it."
+        )
+    if _PAIRS.present and "memorisation" not in _METRICS.value:
+        raise app.UsageError("--pairs is a picture of --metrics=memorisation, which is not asked for.")
+    if _SAVE.value and (len(_FEATURES.value) > 1 or not _SAVE.value.endswith(".npz")):
+        raise app.UsageError("--save_statistics wants a file NAME.npz, and one network in --features.")
     logging.set_verbosity(logging.WARNING)
     try:
         evaluate()
@@ -103,6 +115,7 @@ def evaluate() -> None:
         batch_size=_BATCH.value * len(devices),
         seed=_SEED.value,
     )
+    evaluator.check_counts(_NUM.value, None)
     fake: Images
     if _FAKE.value:
         resolution = _RESOLUTION.value

@@ -1,5 +1,6 @@
 """Generated and real images of a GAN, as an evaluation takes them."""
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,15 +13,17 @@ from jax import Array
 from jaxtyping import Float, Int, Key, PyTree, UInt8
 
 from biggan.data import resize
+from biggan.images import ImageError
 from biggan.pictures import save_grid
 from biggan.sampling import Sampler
 from biggan.sources import Photos, Source, open_source
 from biggan.survey import survey
-from evaluation.evaluator import Evaluator
+from evaluation.evaluator import Evaluator, check_metrics
 from evaluation.images import Images
+from evaluation.inception import INCEPTION_SHA256, network_name
 from evaluation.metrics import METRICS
 from evaluation.neighbours import Pair
-from evaluation.networks import load_network
+from evaluation.networks import INCEPTION, load_network
 from training.photographs import middle_square, random_square
 from training.task import Best
 
@@ -28,6 +31,7 @@ from training.task import Best
 _SIDE = 128
 # Images by which those who ask at the same time can be apart.
 _APART = 64
+_NONE = -1
 
 
 class Samples:
@@ -61,7 +65,10 @@ class Samples:
             if number not in self._drawn:
                 if number != self._next:
                     self._stream = self._from(number)
-                self._drawn[number], self._next = next(self._stream), number + 1
+                # Should it fail, the next who asks begins a stream of its own.
+                self._next = _NONE
+                self._drawn[number] = next(self._stream)
+                self._next = number + 1
                 # Threads ask in order, but for a few places.
                 for old in list(self._drawn)[: -2 - _APART // self._sampler.images_at_once]:
                     del self._drawn[old]
@@ -76,19 +83,32 @@ class Samples:
 class SourceImages:
     """The images of a source, all or those at `places`, as they are or as squares of `resolution`.
 
-    `[]` raises ImageError for one that cannot be used.
+    `[]` raises ImageError for one that cannot be used. where: the flag or field that names the source.
+    way_out: what to do about it.
     """
 
-    def __init__(self, source: Source, resolution: int | None = None, places: np.ndarray | None = None):
+    def __init__(
+        self,
+        source: Source,
+        resolution: int | None,
+        places: np.ndarray | None,
+        *,
+        where: str,
+        way_out: str,
+    ):
         self._source, self._resolution = source, resolution
         self._places = np.arange(len(source)) if places is None else places
+        self._where, self._way_out = where, way_out
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        element = self._source[int(self._places[index])]
-        return element["image"] if self._resolution is None else resize(element, self._resolution)
+        try:
+            element = self._source[int(self._places[index])]
+            return element["image"] if self._resolution is None else resize(element, self._resolution)
+        except ImageError as error:
+            raise ImageError(f"{self._where}: {str(error).rstrip('.')}. {self._way_out}") from error
 
 
 def usable_places(
@@ -137,7 +157,8 @@ def open_images(
         raise ValueError(
             f"--{flag}={path} holds {len(places)} images that can be used; two or more are wanted."
         )
-    return SourceImages(source, resolution, places)
+    way_out = "--skip_corrupt leaves out what cannot be used."
+    return SourceImages(source, resolution, places, where=f"--{flag}", way_out=way_out)
 
 
 class Crops:
@@ -160,10 +181,11 @@ def save_pairs(pairs: list[Pair], fake: Images, real: Images, path: str) -> None
     save_grid(np.stack([middle_square(image, _SIDE) for image in images]), path, columns=4)
 
 
-def build_real(config: ml_collections.ConfigDict, num_crops: int) -> Images:
-    """The data of a run as an evaluation takes it: all images, squares of the generator's resolution.
+def build_real(config: ml_collections.ConfigDict, num_crops: int, most: int = 0) -> Images:
+    """The data of a run as an evaluation takes it: squares of the generator's resolution.
 
-    num_crops: of the bundled photographs, from which squares are cut at random.
+    num_crops: of the bundled photographs, from which squares are cut at random. most: images at most, drawn
+    at random by config.seed; 0: all.
 
     Raises:
         ValueError: none can be used, or what `open_source` raises.
@@ -173,10 +195,13 @@ def build_real(config: ml_collections.ConfigDict, num_crops: int) -> Images:
     source, resolution = open_source(**options), config.generator.resolution
     if isinstance(source, Photos):
         return Crops(source, resolution, num_crops, config.seed)
-    places = None
+    places = np.arange(len(source))
     if config.data.skip_corrupt:
         places, _ = usable_places(source, resolution, _quiet)
-    return SourceImages(source, resolution, places)
+    if 0 < most < len(places):
+        places = np.sort(np.random.default_rng(config.seed).choice(places, most, replace=False))
+    way_out = "config.data.skip_corrupt leaves out what cannot be used."
+    return SourceImages(source, resolution, places, where="config.data", way_out=way_out)
 
 
 def build_evaluator(
@@ -193,14 +218,48 @@ def build_evaluator(
     if not section.metrics:
         return None
     paths = {"inception": section.inception_weights, "dinov2": section.dinov2_weights}
+    sha256 = section.inception_sha256 or INCEPTION_SHA256
+    with _flags_as_fields():
+        networks = [
+            load_network(name, paths, inception_sha256=sha256) for name in section.features.split(",")
+        ]
+        metrics = section.metrics.split(",")
+        evaluator = Evaluator(networks, metrics, _quiet, cache=cache, devices=devices, seed=config.seed)
+        evaluator.check_counts(section.num, None)
+    return evaluator
+
+
+@contextlib.contextmanager
+def _flags_as_fields() -> Iterator[None]:
+    """What the program biggan.evaluate says of its flags, with the names that the fields have here."""
     try:
-        networks = [load_network(name, paths) for name in section.features.split(",")]
-        return Evaluator(
-            networks, section.metrics.split(","), _quiet, cache=cache, devices=devices, seed=config.seed
-        )
+        yield
     except (ValueError, FileNotFoundError) as error:
-        # What the program biggan.evaluate says, with the names that the fields have here.
         raise type(error)(re.sub(r"--(\w+)", r"config.evaluate.\1", str(error))) from error
+
+
+def measured_by(config: ml_collections.ConfigDict) -> dict[str, bool]:
+    """What is measured as config.evaluate says, by name, and whether smaller is better.
+
+    Raises:
+        ValueError: a metric is unknown.
+    """
+    section = config.evaluate
+    if not section.metrics:
+        return {}
+    metrics = section.metrics.split(",")
+    with _flags_as_fields():
+        check_metrics(metrics)
+    networks = [
+        network_name(section.inception_sha256 or INCEPTION_SHA256) if features == INCEPTION else features
+        for features in section.features.split(",")
+    ]
+    return {
+        f"{part}_{network}": smaller
+        for metric in metrics
+        for part, smaller in METRICS[metric].smaller_is_better.items()
+        for network in networks
+    }
 
 
 def build_best(config: ml_collections.ConfigDict) -> Best | None:
@@ -209,22 +268,15 @@ def build_best(config: ml_collections.ConfigDict) -> Best | None:
     Raises:
         ValueError: it is none of those that are measured.
     """
-    section = config.evaluate
-    if not section.best or not section.metrics:
+    measured, name = measured_by(config), config.evaluate.best
+    if not name or not measured:
         return None
-    measured = {
-        f"{part}_{features}": smaller
-        for metric in section.metrics.split(",")
-        if metric in METRICS
-        for part, smaller in METRICS[metric].smaller_is_better.items()
-        for features in section.features.split(",")
-    }
-    if section.best not in measured:
+    if name not in measured:
         raise ValueError(
-            f"config.evaluate.best should be one of {', '.join(measured) or 'none'}, as "
-            f"config.evaluate.metrics and .features say, but got {section.best!r}."
+            f"config.evaluate.best should be one of {', '.join(measured)}, as config.evaluate.metrics and "
+            f".features say, but got {name!r}."
         )
-    return Best(section.best, measured[section.best])
+    return Best(name, measured[name], fields=("evaluate.", "data.", "generator.resolution"))
 
 
 def _quiet(items: Any, **kwargs: Any) -> Any:

@@ -126,8 +126,8 @@ def torch_generator(workdir: str, path: str) -> tuple[Generator, dict[str, Any],
 def initial_networks(config: ml_collections.ConfigDict, gan: GAN) -> GANState:
     """The state at step 0, on the host, with the networks that config.init_from names.
 
-    A folder of a run: its newest checkpoint's, with its average where there is one and config.ema.on. Files:
-    weights of the PyTorch BigGAN's generator and, behind a comma, of its discriminator.
+    A folder of a run: its newest checkpoint's, without its average. Files: weights of the PyTorch BigGAN's
+    generator and, behind a comma, of its discriminator. An average begins as a copy of the generator.
 
     Raises:
         FileNotFoundError: there is nothing there.
@@ -162,7 +162,7 @@ def initial_networks(config: ml_collections.ConfigDict, gan: GAN) -> GANState:
                 f"the {name} in config.init_from={config.init_from!r} is another: {'; '.join(fields)}."
             )
         fresh = fresh.replace(**{name: network.with_variables(variables)})
-    return fresh.replace(ema=found.ema).with_average(config.ema.on)
+    return fresh.replace(ema=None).with_average(config.ema.on)
 
 
 _OF_PYTORCH = (".pth", ".pt", ".npz")

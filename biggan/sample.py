@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=T
 _STEP = flags.DEFINE_string("step", "newest", "of the checkpoint: a number, newest or best.")
 _NUM = flags.DEFINE_integer("num", None, "of images; default: 64, or all of --z.", lower_bound=1)
 _TRUNCATION = flags.DEFINE_float("truncation", None, "of the noise; default: none.")
-_SEED = flags.DEFINE_integer("seed", 0, "of the noise.")
+_SEED = flags.DEFINE_integer("seed", 0, "of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 _CLASSES = flags.DEFINE_list(
     "classes", None, "of the images, in turn, as 3,7; default: all, or those of --z."
 )
@@ -55,6 +55,8 @@ def main(argv: list[str]) -> None:
         )
     if _WEIGHTS.value and _STEP.value != "newest":
         raise app.UsageError("either --step or --torch_weights is wanted.")
+    if _WEIGHTS.value and _EMA.present:
+        raise app.UsageError("--ema is of a checkpoint: it means nothing with --torch_weights.")
     logging.set_verbosity(logging.WARNING)
     try:
         sample()

@@ -4,6 +4,7 @@ The same command continues a run that was interrupted. --init_from=RUN, or G.pth
 new one with the networks of another, or with weights of the PyTorch BigGAN.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from absl import flags
 from etils import epath
 
 from biggan.data import Readable
-from biggan.evaluation import Samples, build_best, build_evaluator, build_real
+from biggan.evaluation import Samples, build_best, build_evaluator, build_real, measured_by
 from biggan.experiment import STATE_FIELDS, build_data, build_gan, build_state, images_per_step
 from biggan.parallel import replica_step, shard_batch
 from biggan.pictures import grid, save_picture
@@ -45,7 +46,17 @@ _PANELS = {
     "precision, recall, density, coverage": ("precision_", "recall_", "density_", "coverage_"),
     "Inception score": ("is_",),
     "memorised": ("memorisation_",),
+    "distance to the nearest real image": ("nearest_ratio_",),
 }
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tells what fails of a side work of training, for want of memory too, and goes on."""
+    try:
+        yield
+    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        say(f"{what} ({str(error).splitlines()[0].rstrip('.')}). The run goes on.")
 
 
 class GANTask(Task):
@@ -53,6 +64,7 @@ class GANTask(Task):
 
     unit = "images"
     state_fields = STATE_FIELDS
+    start_fields = ("init_from",)
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device]):
         self._config, self._workdir, self._num_local = config, workdir, len(local_devices(devices))
@@ -60,12 +72,13 @@ class GANTask(Task):
         self._sampler = Sampler(self._gan.generator, devices=local_devices(devices))
         self._readable: Readable | None = None
         self._num_skipped = 0
-        self.best = build_best(config)
         self._evaluator: Evaluator | None = None
         self._real: list[Statistics] | None = None
         if is_first():
             cache = os.path.join(workdir, "evaluation")
             self._evaluator = build_evaluator(config, cache, local_devices(devices))
+        self._metrics = set(measured_by(config))
+        self.best = build_best(config)
         self._remarks: list[str] = []
         self.examples_per_step = images_per_step(config, len(devices))
 
@@ -99,14 +112,14 @@ class GANTask(Task):
     def evaluate(self, state: GANState, writer: MetricWriter, last: bool) -> dict[str, float]:
         step = int(state.step)
         if last or due(step, self._config.sample.every):
-            self._draw(state, writer)
+            with _told(f"NOT DRAWN: the samples of step {step}"):
+                self._draw(state, writer)
         found: dict[str, float] = {}
         if self._evaluator is not None and (last or self._measures(step)):
-            try:
+            with _told(f"NOT MEASURED: the samples of step {step}"):
                 found = self._measure(self._evaluator, state)
                 writer.write(step, found)
-            except (OSError, ValueError) as error:  # of disks, of images
-                say(f"NOT MEASURED: the samples of step {step} ({error}). The run goes on.")
+                writer.flush()
         names = {name for row in read_rows(writer.path)[0] for name in row}
         panels = {
             label: parts
@@ -116,13 +129,21 @@ class GANTask(Task):
         save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("gradient norm",))
         return found
 
+    def is_evaluated(self, step: int) -> bool:
+        rows, _ = read_rows(os.path.join(self._workdir, "metrics.jsonl"))
+        measured = any(row["step"] == step and set(row) & self._metrics for row in rows)
+        return epath.Path(self._grid(step)).exists() and (measured or not self._metrics)
+
+    def _grid(self, step: int) -> str:
+        return os.path.join(self._samples, f"step{step:07d}.png")
+
     def _draw(self, state: GANState, writer: MetricWriter) -> None:
         rng = jax.random.fold_in(jax.random.key(self._config.seed), 2)
         rng_noise, rng_hash = jax.random.split(rng)
         noise, labels = latents(self._gan.generator, rng_noise, self._config.sample.num)
         images = self._sampler(state.sampling_variables(), noise, labels, rng_hash)
         picture = grid(images)
-        save_picture(picture, os.path.join(self._samples, f"step{int(state.step):07d}.png"))
+        save_picture(picture, self._grid(int(state.step)))
         writer.write_image(int(state.step), "samples", picture)
 
     def _measure(self, evaluator: Evaluator, state: GANState) -> dict[str, float]:
@@ -130,7 +151,7 @@ class GANTask(Task):
         num = self._config.evaluate.num
         say(f"Measures {num} samples ({self._config.evaluate.metrics}).")
         if self._real is None:
-            self._real = evaluator.real(build_real(self._config, num))
+            self._real = evaluator.real(build_real(self._config, num, self._config.evaluate.num_real))
         keys = sampling_keys(self._config.seed)
         noise, labels = latents(self._gan.generator, keys.noise, num)
         samples = Samples(self._sampler, state.sampling_variables(), noise, labels, keys.hashing)

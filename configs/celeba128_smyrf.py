@@ -68,10 +68,12 @@ def get_config() -> ConfigDict:
             "evaluate": {  # samples against the data; the numbers of a paper are biggan.evaluate's
                 "every": 0,  # steps; 0: at the end alone
                 "num": 2048,  # samples
+                "num_real": 50_000,  # images of the data at most; 0: all
                 "metrics": "fd,kd",  # of biggan.evaluate; "": none
                 "features": "dinov2_s14",
                 "best": "",  # metric by which checkpoints/best is kept, as kd_dinov2_s14; "": none is
                 "inception_weights": "",  # for features=inception
+                "inception_sha256": "",  # of that file; "": that of the FID's
                 "dinov2_weights": "",  # for the larger ones of DINOv2
             },
             "checkpoint": {"every": 1000, "max_to_keep": 3, "keep_period": 10_000},

@@ -5,7 +5,7 @@ moved, and has a square cut out (DiffAugment, arXiv:2006.10738); half of the rea
 Where left and right differ, as with letters: --config.data.flip=False.
 
 Command: python -m biggan.train --config=configs/own_images.py:64 --config.data.path=/path/to/images
-  64 or 128 is the resolution. The path is a folder, a tar, or what biggan.convert wrote.
+  64 or 128 is the resolution. The path is a folder, a .tar or .zip file, or what biggan.convert wrote.
   CPU: as it is. On two free cores a step of 8 images at 64x64 takes 0.25 s, and all of them 85 minutes; at
   128x128 it is 2.2 times the work.
   GPU or TPU: --config.batch_size=32 or more a device, of 64 or more in all; for more images an update than

@@ -79,11 +79,28 @@ class Evaluator:
         self._cache = None if cache is None else epath.Path(os.path.expanduser(cache))
         self._options: dict[str, Any] = {"batch_size": batch_size, "devices": devices}
 
+    def check_counts(self, num_fake: int | None, num_real: int | None) -> None:
+        """Raises ValueError where a metric wants more images than that; names it. None: not known yet."""
+        for network in self._networks:
+            for name in self._metrics:
+                for which, count, fewest in zip(
+                    ("generated", "real"),
+                    (num_fake, num_real),
+                    METRICS[name].fewest(network.width),
+                    strict=True,
+                ):
+                    if count is not None and count < fewest:
+                        raise ValueError(
+                            f"--metrics={name} of --features={network.name} wants {fewest} {which} images or "
+                            f"more, but there are {count}: --num, or another metric."
+                        )
+
     def _wants(self, what: str) -> bool:
         return any(what in METRICS[name].wants for name in self._metrics)
 
     def real(self, images: Images) -> list[Statistics]:
         """Statistics of real images, one a network: those of the cache, if they are there."""
+        self.check_counts(None, len(images))
         observed = Observed(images)
         digest = hash_of(observed, self._bar("reading real images"))
         return [self._cached(network, observed, digest) for network in self._networks]
@@ -111,6 +128,7 @@ class Evaluator:
         Raises:
             ValueError: the two sets cannot be compared; names what differs.
         """
+        self.check_counts(len(images), None)
         estimates: dict[str, Estimate] = {}
         remarks: list[str] = []
         found = []

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from evaluation.networks import Features, Network
 from evaluation.resizers import RESIZERS
+from training.parallel import AXIS, replicate
 
 _THREADS = 8
 Progress = Callable[..., Any]
@@ -88,7 +89,8 @@ def features_of(
     """
     devices = list(devices or jax.local_devices()[:1])
     each = -(-batch_size // len(devices))
-    apply = jax.pmap(network.apply, in_axes=(None, 0), devices=devices)
+    apply = jax.pmap(network.apply, axis_name=AXIS, devices=devices)
+    variables = replicate(network.variables, devices)
     resize, side = RESIZERS[network.resizer], network.resolution
 
     def prepared(index: int) -> np.ndarray:
@@ -98,7 +100,7 @@ def features_of(
         # Always as many images, so that one program serves.
         batch = np.zeros((len(devices) * each, side, side, 3), np.float32)
         batch[: len(group)] = group
-        return apply(network.variables, batch.reshape(len(devices), each, side, side, 3)), len(group)
+        return apply(variables, batch.reshape(len(devices), each, side, side, 3)), len(group)
 
     def on_host(result: Features, num: int) -> Features:
         return Features(*(x if x is None else np.asarray(x).reshape(-1, x.shape[-1])[:num] for x in result))

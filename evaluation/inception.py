@@ -209,6 +209,11 @@ def _name_of(path: tuple[str, ...]) -> str:
     return ".".join([*scopes, _LEAVES.get(leaf, leaf)])
 
 
+def network_name(sha256: str) -> str:
+    """Of the network whose file has this digest: "inception" for the FID's alone."""
+    return "inception" if sha256.lower() == INCEPTION_SHA256 else f"inception_{sha256[:8].lower()}"
+
+
 def load_inception(
     path: str, sha256: str = INCEPTION_SHA256, *, centre: float = 127.5
 ) -> tuple[Inception, Any, str]:
@@ -239,7 +244,7 @@ def load_inception(
         raise ValueError(
             f"the SHA-256 of {path} is {found}, not {sha256}: it is cut, or another network than the "
             f"one wanted. Download it anew, or take it as it is by --inception_sha256={found}: its "
-            f"metrics are then named after inception_{found[:8]}, never FID."
+            f"metrics are then named after {network_name(found)}, never FID."
         )
     module = Inception(centre)
     shape = (1, INCEPTION_SIDE, INCEPTION_SIDE, 3)
@@ -252,4 +257,4 @@ def load_inception(
         foreign=_FOREIGN,
         dtype=np.float32,
     )
-    return module, variables, "inception" if found == INCEPTION_SHA256 else f"inception_{found[:8]}"
+    return module, variables, network_name(found)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evaluation.frechet import Estimate, frechet_estimate, frechet_infinity
-from evaluation.inception_score import inception_score
+from evaluation.frechet import Estimate, fewest_for_infinity, frechet_estimate, frechet_infinity
+from evaluation.inception_score import SPLITS, inception_score
 from evaluation.kernel import kernel_distance
-from evaluation.neighbours import memorised, nearest, prdc
+from evaluation.neighbours import NEIGHBOURS, memorised, nearest, prdc
 from evaluation.statistics import Statistics
 
 # Images of each set that prdc takes at most, drawn at random: its cost is that of all pairs.
@@ -19,12 +19,14 @@ _MOST_NEIGHBOURS = 10_000
 class Metric:
     """compute: (fake, real, seed) -> estimates by name. wants: of "fake", "real" vectors, and "logits".
 
-    smaller_is_better: for each of those names.
+    smaller_is_better: for each of those names. fewest: generated and real images that it can be made of, for
+    features of a width.
     """
 
     compute: Callable[[Statistics, Statistics, int], dict[str, Estimate]]
     wants: frozenset[str]
     smaller_is_better: dict[str, bool]
+    fewest: Callable[[int], tuple[int, int]]
 
 
 def _fd(fake: Statistics, real: Statistics, seed: int) -> dict[str, Estimate]:
@@ -47,9 +49,10 @@ def _fd_infinity(fake: Statistics, real: Statistics, seed: int) -> dict[str, Est
 
 
 def _is(fake: Statistics, real: Statistics, seed: int) -> dict[str, Estimate]:
-    del real, seed
+    del real
     assert fake.logits is not None
-    return {"is": inception_score(fake.logits)}
+    # Images of a folder come class by class.
+    return {"is": inception_score(np.random.default_rng(seed).permutation(fake.logits))}
 
 
 def _memorisation(fake: Statistics, real: Statistics, seed: int) -> dict[str, Estimate]:
@@ -69,11 +72,19 @@ def _vectors(statistics: Statistics) -> np.ndarray:
 
 _NEITHER: frozenset[str] = frozenset()
 _BOTH = frozenset({"fake", "real"})
+_PRDC = dict.fromkeys(("precision", "recall", "density", "coverage"), False)
 METRICS = {
-    "fd": Metric(_fd, _NEITHER, {"fd": True}),
-    "kd": Metric(_kd, _BOTH, {"kd": True}),
-    "prdc": Metric(_prdc, _BOTH, dict.fromkeys(("precision", "recall", "density", "coverage"), False)),
-    "fd_infinity": Metric(_fd_infinity, frozenset({"fake"}), {"fd_infinity": True}),
-    "is": Metric(_is, frozenset({"logits"}), {"is": False}),
-    "memorisation": Metric(_memorisation, _BOTH, {"memorisation": True, "nearest_ratio": False}),
+    "fd": Metric(_fd, _NEITHER, {"fd": True}, lambda width: (2, 2)),
+    "kd": Metric(_kd, _BOTH, {"kd": True}, lambda width: (4, 4)),
+    "prdc": Metric(_prdc, _BOTH, _PRDC, lambda width: (NEIGHBOURS + 1, NEIGHBOURS + 1)),
+    "fd_infinity": Metric(
+        _fd_infinity,
+        frozenset({"fake"}),
+        {"fd_infinity": True},
+        lambda width: (fewest_for_infinity(width), 2),
+    ),
+    "is": Metric(_is, frozenset({"logits"}), {"is": False}, lambda width: (SPLITS, 0)),
+    "memorisation": Metric(
+        _memorisation, _BOTH, {"memorisation": True, "nearest_ratio": False}, lambda width: (1, 2)
+    ),
 }

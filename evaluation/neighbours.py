@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 
 # Rows of distances that are in memory at once.
 _ROWS = 1024
+# Of prdc; the k of Naeem et al.
+NEIGHBOURS = 5
 
 
 class PRDC(NamedTuple):
@@ -57,7 +59,7 @@ def radii(features: Float[np.ndarray, "N D"], k: int) -> Float[np.ndarray, " N"]
     return np.concatenate(found)
 
 
-def prdc(fake: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], k: int = 5) -> PRDC:
+def prdc(fake: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], k: int = NEIGHBOURS) -> PRDC:
     """How much of one set lies among the k nearest neighbours of the other.
 
     precision: generated images within the k-th neighbour's distance of some real image. recall: the reverse.

@@ -96,7 +96,7 @@ def _inception(path: str, resizer: str, sha256: str) -> Network:
     def apply(variables: Any, images: Array) -> Features:
         return Features(*network.apply(variables, images))
 
-    return Network(name, 2048, INCEPTION_SIDE, resizer, sha256[:16], True, variables, apply)
+    return Network(name, 2048, INCEPTION_SIDE, resizer, sha256.lower()[:16], True, variables, apply)
 
 
 def _dinov2(name: str, path: str, resizer: str) -> Network:

@@ -14,6 +14,8 @@ from training.files import path_of, write_whole
 
 # Parts of a set, whose distances tell how much that of the whole may be off.
 PARTS = 10
+# Features whose moments are made at once: a product of D x D for each would take long.
+_AT_ONCE = 512
 
 
 class Origin(NamedTuple):
@@ -39,7 +41,7 @@ class Origin(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """parts: moments of every tenth image. vectors: all features [N, D]; logits [N, C]; None: not kept."""
+    """parts: moments of ten parts of the images. vectors: features [N, D]; logits [N, C]; None: not kept."""
 
     origin: Origin
     parts: list[Moments]
@@ -61,7 +63,7 @@ def collect(
     Raises:
         ValueError: there are fewer than two, or a feature is not finite.
     """
-    parts: list[Moments | None] = [None] * PARTS
+    parts = _Parts()
     kept: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     place = 0
@@ -69,11 +71,7 @@ def collect(
         features = np.asarray(batch.features)
         if not np.isfinite(features).all():
             raise ValueError(f"the features of image {place + _first_broken(features)} are not finite.")
-        for index in range(PARTS):
-            rows = features[(index - place) % PARTS :: PARTS]
-            if len(rows):
-                more, part = Moments.of(rows), parts[index]
-                parts[index] = more if part is None else part + more
+        parts.add(features)
         place += len(features)
         if keep_vectors:
             kept.append(features)
@@ -83,10 +81,45 @@ def collect(
         raise ValueError(f"statistics want two images or more, but got {place}.")
     return Statistics(
         origin(),
-        [part for part in parts if part is not None],
+        parts.moments(),
         np.concatenate(kept) if kept else None,
         np.concatenate(logits) if logits else None,
     )
+
+
+class _Parts:
+    """Moments of PARTS parts of features that come in order.
+
+    Each run of ten images is dealt to the parts at random: what comes in turn, such as classes, is in all.
+    """
+
+    def __init__(self) -> None:
+        self._place = 0
+        self._moments: list[Moments | None] = [None] * PARTS
+        self._waiting: list[list[np.ndarray]] = [[] for _ in range(PARTS)]
+
+    def add(self, features: np.ndarray) -> None:
+        for row in features:
+            run, index = divmod(self._place, PARTS)
+            if index == 0 or self._place == 0:
+                self._dealt = np.random.default_rng(run).permutation(PARTS)
+            part = int(self._dealt[index])
+            self._waiting[part].append(row)
+            if len(self._waiting[part]) == _AT_ONCE:
+                self._fold(part)
+            self._place += 1
+
+    def _fold(self, part: int) -> None:
+        if self._waiting[part]:
+            more, before = Moments.of(np.stack(self._waiting[part])), self._moments[part]
+            self._moments[part] = more if before is None else before + more
+            self._waiting[part] = []
+
+    def moments(self) -> list[Moments]:
+        """Of the parts that have images."""
+        for part in range(PARTS):
+            self._fold(part)
+        return [moments for moments in self._moments if moments is not None]
 
 
 def _first_broken(features: np.ndarray) -> int:
@@ -142,9 +175,17 @@ def load_statistics(path: str) -> Statistics:
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path!r}: mu or sigma is not finite.")
+    vectors = arrays.get("vectors")
+    if vectors is not None and (
+        vectors.shape != (count, len(mean)) or vectors.dtype.kind != "f" or not np.isfinite(vectors).all()
+    ):
+        raise ValueError(
+            f"{path!r}: vectors should be [{count}, {len(mean)}] finite floats, as num_images and mu say, "
+            f"but got {list(vectors.shape)} {vectors.dtype}."
+        )
     # A count that is not known changes neither mean nor covariance.
     moments = Moments.from_covariance(count or 2, mean, covariance)
-    return Statistics(Origin(**(fields | {"num_images": count})), [moments], arrays.get("vectors"))
+    return Statistics(Origin(**(fields | {"num_images": count})), [moments], vectors)
 
 
 # What has to be equal for two sets to be compared, and the flag that makes it so.
@@ -159,13 +200,15 @@ _SETTINGS = {
 def compared(fake: Origin, real: Statistics, width: int) -> list[str]:
     """Remarks on two sets that are compared. width: of the features.
 
+    Real images of several sizes are compared with any, and remarked.
+
     Raises:
         ValueError: they cannot be; names what differs, and the way out.
     """
     remarks = []
     for name, way_out in _SETTINGS.items():
         ours, theirs = getattr(fake, name), getattr(real.origin, name)
-        mixed = name == "resolution" and "mixed" in (ours, theirs)
+        mixed = name == "resolution" and theirs == "mixed"
         if not theirs:
             remarks.append(f"The real statistics do not say their {name}: taken to be {ours}.")
         elif ours != theirs and mixed:

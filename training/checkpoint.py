@@ -106,28 +106,33 @@ class Checkpoints:
         """All there are, the newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
-    def save(self, state: Any, progress: Progress) -> int:
-        """Starts to save a state of NumPy arrays; returns its step. Saves no step twice.
+    def save(self, state: Any, progress: Progress, number: int | None = None) -> int:
+        """Starts to save a state of NumPy arrays; returns its step. Saves no number twice.
 
         The first process does. What fails is told by `unsaved`, and by `wait`.
+
+        number: of the checkpoint; None: the state's step.
         """
         self._settle()
         step = int(state.step)
-        if is_first() and step != self._manager.latest_step():
-            self._start(step, state, progress)
+        number = step if number is None else number
+        if is_first() and number != self._manager.latest_step():
+            beside = dataclasses.asdict(progress) | {"number": number}
+            beside |= {"arrays": arrays_of(state), "digests": digests_of(state)}
+            beside["digest"] = digest_of_plain(beside)
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
+            self._saving = number
+            try:
+                if not self._manager.save(number, args=items):
+                    raise ValueError("one of a later step is there: move it away")
+            except Exception as error:  # of a disk: orbax has many
+                self._failed(error)
         return step
 
-    def _start(self, step: int, state: Any, progress: Progress, force: bool = False) -> None:
-        """force: also where a later step is there."""
-        beside = dataclasses.asdict(progress) | {"arrays": arrays_of(state), "digests": digests_of(state)}
-        beside["digest"] = digest_of_plain(beside)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(beside))
-        self._saving = step
-        try:
-            if not self._manager.save(step, args=items, force=force):
-                raise ValueError("one of a later step is there: move it away")
-        except Exception as error:  # of a disk: orbax has many
-            self._failed(error)
+    def settled(self) -> bool:
+        """Waits for what was started; whether it is on disk."""
+        self._settle()
+        return self._lost is None
 
     def unsaved(self) -> list[str]:
         """A line for each save that has failed since the last call. Waits for none."""
@@ -135,23 +140,6 @@ class Checkpoints:
             self._settle()
         found, self._unsaved = self._unsaved, []
         return found
-
-    def replace(self, state: Any, progress: Progress) -> bool:
-        """Saves a state, of whatever step, and removes all others when it is on disk. max_to_keep: 2 or more.
-
-        Returns:
-            Whether it is there; what failed is told by `unsaved`.
-        """
-        step, others = int(state.step), set(self.steps())
-        if step in others:
-            self._manager.delete(step)
-        self._start(step, state, progress, force=True)
-        self._settle()
-        if self._lost is not None:
-            return False
-        for other in others - {step}:
-            self._manager.delete(other)
-        return True
 
     def _settle(self) -> None:
         """Until what was started is on disk, or has failed."""
@@ -287,10 +275,11 @@ class Checkpoints:
             raise DamagedCheckpointError(
                 f"checkpoint {step} in {self.directory} cannot be read (no {error})."
             ) from error
-        if int(state.step) != step:
+        # Checkpoints of before are numbered by their step.
+        if beside.get("number", int(state.step)) != step:
             raise DamagedCheckpointError(
-                f"checkpoint {step} in {self.directory} is not what was saved: its state is of step "
-                f"{int(state.step)}."
+                f"checkpoint {step} in {self.directory} is not what was saved: it has another name, its state is "
+                f"of step {int(state.step)}."
             )
         # Checkpoints of before have no digests.
         digests = beside.get("digests", {})

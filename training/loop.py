@@ -104,10 +104,14 @@ def _train(
     if first >= config.num_steps:
         profile.close()
         say(f"The run has its {config.num_steps} steps. For more: --config.num_steps={2 * config.num_steps}.")
-        if is_first() and not all(epath.Path(path).exists() for path in task.results().values()):
+        if is_first() and not task.is_evaluated(first):
             # It was cut after its last checkpoint.
-            with MetricWriter(workdir, first) as last_writer:
-                task.evaluate(state, last_writer, True)
+            with MetricWriter(workdir, first) as last_writer, _kept_best(task, checkpoints, plain) as keeper:
+                metrics = task.evaluate(state, last_writer, True)
+                if keeper is not None:
+                    keeper.offer(state, Progress(examples_seen, plain), metrics)
+                    for message in keeper.unsaved():
+                        say(f"NOT SAVED: {message}")
         return state
     # The data before the compilation: a wrong path is told at once.
     data = task.batches(examples_seen)
@@ -119,10 +123,7 @@ def _train(
             folder.write_config(plain)
             writer = stack.enter_context(MetricWriter(workdir, first))
             writer.write_config(plain)
-        best: BestCheckpoint | None = None
-        if is_first() and task.best is not None:
-            best = BestCheckpoint(os.path.join(checkpoints.directory, BEST), task.best)
-            stack.callback(best.close)
+        best = stack.enter_context(_kept_best(task, checkpoints, plain))
         stack.callback(profile.close)
         run = Run(
             task,
@@ -139,6 +140,21 @@ def _train(
             save_every=config.checkpoint.every,
         )
         return run(state, stop)
+
+
+@contextlib.contextmanager
+def _kept_best(
+    task: Task, checkpoints: Checkpoints, config: dict[str, Any]
+) -> Iterator[BestCheckpoint | None]:
+    """What keeps the best checkpoint, in the first process, if the task has one."""
+    if not is_first() or task.best is None:
+        yield None
+        return
+    keeper = BestCheckpoint(os.path.join(checkpoints.directory, BEST), task.best, config)
+    try:
+        yield keeper
+    finally:
+        keeper.close()
 
 
 # Steps that are none.
@@ -241,5 +257,8 @@ def _newest(
         say(f"DAMAGED: what came after step {step} is lost. It is kept in {moved}.")
     say(f"Continues {workdir} at step {step} on {where}.")
     for name, saved, now in config_differences(restored.progress.config, config):
-        say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
+        if name.startswith(task.start_fields) and task.start_fields:
+            say(f"  config.{name} is {now!r} now, but counts at the start of a run alone.")
+        else:
+            say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
     return restored

@@ -6,16 +6,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
 from training.writers import MetricWriter
 
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """A metric's name, and whether smaller is better."""
+    """A metric's name, and whether smaller is better.
+
+    fields: how the names of the config's fields begin that decide what its values can be compared with.
+    """
 
     metric: str
     smaller_is_better: bool
+    fields: tuple[str, ...] = ()
 
 
 class Task(abc.ABC):
@@ -25,12 +30,14 @@ class Task(abc.ABC):
     state_fields: how the names of the config's fields begin that decide what arrays the state has.
     examples_per_step: over all replicas.
     best: by which of the metrics that `evaluate` returns the best checkpoint is kept; None: none is.
+    start_fields: how the names of the config's fields begin that count at the start of a run alone.
     """
 
     unit: str
     state_fields: tuple[str, ...]
     examples_per_step: int
     best: "Best | None" = None
+    start_fields: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def initial_state(self) -> Any:
@@ -69,6 +76,10 @@ class Task(abc.ABC):
         Returns:
             What it has measured, if anything.
         """
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the last step of a run was evaluated: `evaluate` may have been cut short."""
+        return all(epath.Path(path).exists() for path in self.results().values())
 
     def messages(self) -> list[str]:
         """What there is to tell since the last call."""

@@ -21,6 +21,7 @@ from biggan.evaluation import (
 )
 from biggan.files import Folder
 from biggan.images import ImageError
+from biggan.restoring import restore_state
 from biggan.sampling import Sampler
 from biggan.sources import Photos
 from biggan.train import train
@@ -42,6 +43,24 @@ class Values(Sampler):
             batch = noise[first : first + self.images_at_once, 0].astype(np.uint8)
             self.drawn.extend(batch.tolist())
             yield np.broadcast_to(batch[:, None, None, None], (len(batch), 2, 2, 3))
+
+
+def test_samples_that_fail_fail_again():
+    """And do not end for those who ask next."""
+
+    class Broken(Values):
+        def batches(self, *arguments):
+            for batch in super().batches(*arguments):
+                if batch.max() >= 4:
+                    raise ValueError("image 4 is broken")
+                yield batch
+
+    noise = np.arange(9, dtype=np.float32)[:, None]
+    some = Samples(Broken(), {}, noise, np.zeros(9, np.int32), jax.random.key(0))
+    assert some[3].shape == (2, 2, 3)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="image 4 is broken"):
+            some[5]
 
 
 def samples(num):
@@ -80,17 +99,22 @@ def folder(tmp_path):
 
 def test_images_of_a_source(folder):
     source = Folder(str(folder))
-    whole = SourceImages(source)
-    assert whole[1].shape == (40, 60, 3)
-    squares = SourceImages(source, 32)
+
+    def images(resolution, places=None):
+        return SourceImages(
+            source, resolution, places, where="--fake", way_out="--skip_corrupt leaves it out."
+        )
+
+    assert images(None)[1].shape == (40, 60, 3)
+    squares = images(32)
     assert squares[1].shape == (32, 32, 3)
     for index, match in ((2, "20x20, smaller than 32"), (4, "cannot read the image")):
-        with pytest.raises(ImageError, match=match):
+        with pytest.raises(ImageError, match=rf"^--fake: .*{match}.*\. --skip_corrupt leaves it out\.$"):
             squares[index]
     places, unusable = usable_places(source, 32, lambda items, total: items)
     assert places.tolist() == [0, 1, 3]
     assert len(unusable) == 2
-    few = SourceImages(source, 32, places)
+    few = images(32, places)
     assert len(few) == 3
     assert int(few[2].max()) == 3
 
@@ -109,6 +133,7 @@ def test_the_data_of_a_run(tiny, folder):
     assert len(build_real(tiny, 7)) == 5
     tiny.data.skip_corrupt = True
     assert len(build_real(tiny, 7)) == 3
+    assert len(build_real(tiny, 7, most=2)) == 2
 
 
 def test_a_picture_of_pairs(tmp_path):
@@ -133,7 +158,8 @@ def test_best(tiny, name, smaller):
         "dinov2_s14,inception",
         name,
     )
-    assert build_best(tiny) == (Best(name, smaller) if name else None)
+    fields = ("evaluate.", "data.", "generator.resolution")
+    assert build_best(tiny) == (Best(name, smaller, fields) if name else None)
 
 
 def test_names_of_the_config_are_refused(tiny, tmp_path):
@@ -141,6 +167,11 @@ def test_names_of_the_config_are_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"config\.evaluate\.best should be one of kd_dinov2_s14, as"):
         build_best(tiny)
     for field, value, match in (
+        (
+            "num",
+            3,
+            r"config\.evaluate\.metrics=kd .* wants 4 generated .* there are 3: config\.evaluate\.num",
+        ),
         ("metrics", "fid", r"config\.evaluate\.metrics should be of fd"),
         ("features", "vgg", r"config\.evaluate\.features should be of inception"),
         (
@@ -159,20 +190,25 @@ def test_names_of_the_config_are_refused(tiny, tmp_path):
 
 def test_what_cannot_be_measured_is_told_and_the_run_goes_on(tiny, folder, tmp_path, monkeypatch, capsys):
     """The data cannot be read any more, as training took all it wants."""
-    monkeypatch.setattr(evaluation, "load_network", lambda name, paths: network("toy", side=8))
+    monkeypatch.setattr(
+        evaluation, "load_network", lambda name, paths, inception_sha256: network("toy", side=8)
+    )
     monkeypatch.setattr(evaluation, "open_source", lambda **options: Folder(str(folder)))
     tiny.num_steps, tiny.evaluate.metrics, tiny.evaluate.features = 2, "kd", "toy"
     tiny.evaluate.best = ""
     assert int(train(tiny, str(tmp_path / "run"), jax.devices()[:1]).step) == 2
     out = capsys.readouterr().out
-    assert "NOT MEASURED: the samples of step 2 (the image" in out
+    assert "NOT MEASURED: the samples of step 2 (config.data: the image" in out
+    assert "config.data.skip_corrupt leaves out what cannot be used" in out
     assert "2.png is 20x20, smaller than 32" in out
     assert "The run goes on." in out
 
 
 def test_a_run_measures_itself_and_keeps_its_best(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        evaluation, "load_network", lambda name, paths: network("toy", has_logits=False, side=8)
+        evaluation,
+        "load_network",
+        lambda name, paths, inception_sha256: network("toy", has_logits=False, side=8),
     )
     tiny.num_steps, tiny.checkpoint.every, tiny.sample.every = 4, 4, 0
     tiny.evaluate.every, tiny.evaluate.num, tiny.evaluate.metrics = 2, 20, "fd,kd,memorisation"
@@ -184,7 +220,7 @@ def test_a_run_measures_itself_and_keeps_its_best(tiny, tmp_path, monkeypatch, c
     names = {"fd_toy", "fd_toy_sd", "kd_toy_sd", "memorisation_toy", "nearest_ratio_toy"}
     assert names <= set(measured[2])
     best = min(measured, key=lambda step: measured[step]["kd_toy"])
-    assert [path.name for path in (tmp_path / "checkpoints" / "best").iterdir()] == [str(best)]
+    assert int(restore_state(str(tmp_path), tiny, "best").step) == best
     out = capsys.readouterr().out
     assert "step 2: kd_toy: " in out
     assert "(20 generated, 20 real images)" in out

@@ -17,7 +17,7 @@ def evaluator(metrics=ALL, networks=None, **options):
 
 
 def test_every_metric_has_a_field_and_a_line():
-    fake, real = images(40, 0, shift=20), images(50, 1)
+    fake, real = images(80, 0, shift=20), images(50, 1)
     found = evaluator()(fake, evaluator().real(real))
     values = found.values()
     for name in ("fd", "kd", "fd_infinity", "is", "memorisation"):
@@ -25,10 +25,10 @@ def test_every_metric_has_a_field_and_a_line():
         assert f"{name}_toy_sd" in values
     for name in ("precision", "recall", "density", "coverage", "nearest_ratio"):
         assert f"{name}_toy" in values
-    assert (values["num_fake"], values["num_real"]) == (40, 50)
+    assert (values["num_fake"], values["num_real"]) == (80, 50)
     wanted = frechet_distance(Moments.of(features(fake)), Moments.of(features(real)))
     assert values["fd_toy"] == pytest.approx(wanted, rel=1e-4)
-    assert all("40 generated, 50 real images" in line for line in found.lines())
+    assert all("80 generated, 50 real images" in line for line in found.lines())
     assert len(found.lines()) == len(found.estimates)
 
 
@@ -102,8 +102,10 @@ def test_statistics_of_a_file(tmp_path):
 def test_sets_that_cannot_be_compared():
     with pytest.raises(ValueError, match="8x8, that of the real ones 16x16"):
         evaluator(["fd"])(images(5), evaluator(["fd"]).real(images(5, side=16)))
-    with pytest.raises(ValueError, match="two images or more, but got 1"):
-        evaluator(["fd"])(images(1), evaluator(["fd"]).real(images(5)))
+    mixed = [*images(9), *images(1, side=11)]
+    for fake in (mixed, mixed[::-1]):
+        with pytest.raises(ValueError, match=r"(mixed|11x11), that of the real ones 8x8.* --resolution"):
+            evaluator(["fd"])(fake, evaluator(["fd"]).real(images(5)))
 
 
 @pytest.mark.parametrize("metric", ["fd", "kd"])
@@ -114,9 +116,44 @@ def test_too_few_images_for_a_covariance_are_remarked(metric):
     assert remarks == ([wanted] if metric == "fd" else [])
 
 
-def test_images_of_several_sizes_are_remarked():
-    found = evaluator(["fd"])([*images(9), *images(1, side=11)], evaluator(["fd"]).real(images(20, 1)))
-    assert "Images of size mixed are compared with real ones of size 8x8." in found.remarks
+def test_real_images_of_several_sizes_are_remarked():
+    real = evaluator(["fd"]).real([*images(9, 1), *images(1, side=11)])
+    found = evaluator(["fd"])(images(20), real)
+    assert "Images of size 8x8 are compared with real ones of size mixed." in found.remarks
+
+
+@pytest.mark.parametrize(
+    ("metric", "fake", "real", "match"),
+    [
+        ("fd", 1, 9, "wants 2 generated images or more, but there are 1: --num"),
+        ("kd", 9, 3, "wants 4 real images or more, but there are 3"),
+        ("prdc", 5, 9, "wants 6 generated"),
+        ("fd_infinity", 71, 9, "wants 72 generated"),
+        ("is", 9, 9, "wants 10 generated"),
+        ("memorisation", 9, 1, "wants 2 real"),
+    ],
+)
+def test_images_that_are_too_few_for_a_metric(metric, fake, real, match):
+    """It says so before anything is drawn; with one more it is measured."""
+    with pytest.raises(ValueError, match=f"--metrics={metric} of --features=toy {match}"):
+        evaluator([metric])(images(fake), evaluator([metric]).real(images(real, 1)))
+    enough = evaluator([metric])
+    assert enough(images(max(fake, 72)), enough.real(images(max(real, 9), 1))).estimates
+    fake, real = (
+        int(match.split()[1]) if which in match else n for which, n in (("gen", fake), ("real", real))
+    )
+    assert enough(images(fake), enough.real(images(real, 1))).estimates
+
+
+def test_the_order_of_classes_does_not_matter_for_the_inception_score():
+    colours = np.random.default_rng(0).integers(0, 256, (10, 3), np.uint8)
+    sorted_by_class = [np.broadcast_to(colours[index // 20], (8, 8, 3)) for index in range(200)]
+    one = evaluator(["is"])
+    in_turn = [sorted_by_class[i % 10 * 20 + i // 10] for i in range(200)]
+    real = one.real(images(9, 1))
+    found = [one(some, real).values()["is_toy"] for some in (sorted_by_class, in_turn)]
+    assert found[0] == pytest.approx(found[1], rel=0.2)
+    assert found[0] > 1.5
 
 
 def test_names():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from evaluation.frechet import Moments
+from evaluation import statistics as statistics_module
+from evaluation.frechet import Moments, frechet_estimate
 from evaluation.networks import Features
 from evaluation.statistics import (
     Origin,
@@ -28,12 +29,29 @@ def test_moments_and_what_is_kept(size):
     np.testing.assert_allclose(found.moments.covariance, np.cov(X.astype(float), rowvar=False), rtol=1e-6)
     np.testing.assert_array_equal(found.vectors, X)
     np.testing.assert_array_equal(found.logits, X[:, :2])
-    # Every tenth image, whatever the batches were.
-    assert [part.count for part in found.parts] == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
-    np.testing.assert_allclose(found.parts[3].mean, X[[3, 13]].mean(0), rtol=1e-6)
+    # Each has one of every ten images, whatever the batches were.
+    assert sorted(part.count for part in found.parts) == [2] * 7 + [3] * 3
+    whole = collect(batches(23), False, False, lambda: ORIGIN)
+    for part, same in zip(found.parts, whole.parts, strict=True):
+        np.testing.assert_allclose(part.mean, same.mean, rtol=1e-6)
     sparse = collect(batches(size), False, False, lambda: ORIGIN)
     assert sparse.vectors is None
     assert sparse.logits is None
+
+
+def test_parts_of_classes_in_turn_are_alike(monkeypatch):
+    """The spread of ten classes in turn is that of samples of random classes, and not that of the classes."""
+    monkeypatch.setattr(statistics_module, "_AT_ONCE", 8)
+    real = Moments.from_covariance(10**6, np.zeros(4), np.eye(4) * 30)
+
+    def estimate(labels, rng):
+        x = labels[:, None] + rng.normal(size=(300, 4))
+        return frechet_estimate(collect(batches(16, x), False, False, lambda: ORIGIN).parts, real)
+
+    rngs = [np.random.default_rng(seed) for seed in range(40)]
+    spreads = [estimate(np.arange(300) % 10, rng).spread for rng in rngs]
+    values = [estimate(rng.integers(0, 10, 300), rng).value for rng in rngs]
+    assert np.mean(spreads) == pytest.approx(np.std(values), rel=0.5)
 
 
 def test_the_file_is_that_of_others_too(tmp_path):
@@ -67,6 +85,10 @@ def test_a_file_of_another_program(tmp_path):
         ({"mu": X.mean(0)}, "no statistics file"),
         ({"mu": X, "sigma": X}, r"mu is \(23, 4\) and sigma \(23, 4\)"),
         ({"mu": X.mean(0), "sigma": np.full((4, 4), np.nan)}, "not finite"),
+        (
+            {"mu": X.mean(0), "sigma": np.eye(4), "num_images": 23, "vectors": X[:5]},
+            r"vectors should be \[23, 4\] finite floats.* got \[5, 4\] float32",
+        ),
     ],
 )
 def test_damaged_files(arrays, match, tmp_path):
