@@ -85,7 +85,7 @@ def read_config(workdir: str) -> dict[str, Any] | None:
 
 # What a run leaves; of what its task leaves, the task knows.
 _FILES = ("config.json", "metrics.jsonl", "curves.png")
-_FOLDERS = ("checkpoints", "tensorboard", "profile", "samples")
+_FOLDERS = ("checkpoints", "tensorboard", "profile", "samples", "evaluation")
 
 
 def _check_kinds(folder: epath.Path) -> None:
