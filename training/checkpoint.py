@@ -278,8 +278,8 @@ class Checkpoints:
         # Checkpoints of before are numbered by their step.
         if beside.get("number", int(state.step)) != step:
             raise DamagedCheckpointError(
-                f"checkpoint {step} in {self.directory} is not what was saved: it has another name, its state "
-                f"is of step {int(state.step)}."
+                f"checkpoint {step} in {self.directory} is not what was saved: it has another name, its "
+                f"state is of step {int(state.step)}."
             )
         # Checkpoints of before have no digests.
         digests = beside.get("digests", {})
