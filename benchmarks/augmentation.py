@@ -71,10 +71,10 @@ def main(argv: list[str]) -> None:
     header = ["step"]
     for name in runs:
         header += [f"{name}: kd", "memorised", "median ratio"]
-    plain = dict.fromkeys(row["step"] for rows in runs.values() for row in rows)
+    steps = sorted({row["step"] for rows in runs.values() for row in rows})
     by_step = {name: {row["step"]: row for row in rows} for name, rows in runs.items()}
     cells = []
-    for step in plain:
+    for step in steps:
         of_step = [f"{step:.0f}"]
         for name in runs:
             row = by_step[name].get(step)
