@@ -15,12 +15,11 @@ The images of two methods are in memory at once: --num of them.
 import fractions
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from tqdm import tqdm
 
 from biggan.attention_maps import blocks_of, decomposed, entropies_of
@@ -33,7 +32,7 @@ from biggan.swaps import NAMES, Comparison, Row, Swap, oracle_rows, references, 
 from evaluation.images import Images
 from evaluation.networks import NAMES as NETWORKS
 from evaluation.networks import load_network
-from training.checkpoint import DamagedCheckpointError
+from training.command import without_traceback
 from training.files import path_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
@@ -74,11 +73,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("either --step or --torch_weights is wanted.")
     if _WEIGHTS.value and _EMA.present:
         raise app.UsageError("--ema is of a checkpoint: it means nothing with --torch_weights.")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        compare()
-    except (OSError, ValueError, ImportError, DamagedCheckpointError) as error:
-        sys.exit(str(error))
+    without_traceback(compare)
 
 
 def compare() -> None:

@@ -14,10 +14,9 @@ default resized as pytorch-fid does; --resize=clean is clean-fid's. A FID wants 
 """
 
 import json
-import sys
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from tqdm import tqdm
 
 from biggan.evaluation import Samples, build_real, open_images, save_pairs
@@ -31,7 +30,7 @@ from evaluation.neighbours import closest_pairs
 from evaluation.networks import NAMES, load_network
 from evaluation.resizers import RESIZERS
 from evaluation.statistics import Statistics, is_statistics, save_statistics
-from training.checkpoint import DamagedCheckpointError
+from training.command import without_traceback
 from training.files import path_of, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run, whose generator is measured.")
@@ -95,11 +94,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--pairs is a picture of --metrics=memorisation, which is not asked for.")
     if _SAVE.value and (len(_FEATURES.value) > 1 or not _SAVE.value.endswith(".npz")):
         raise app.UsageError("--save_statistics wants a file NAME.npz, and one network in --features.")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        evaluate()
-    except (OSError, ValueError, ImportError, DamagedCheckpointError) as error:
-        sys.exit(str(error))
+    without_traceback(evaluate)
 
 
 def evaluate() -> None:

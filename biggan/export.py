@@ -20,7 +20,6 @@ run the attention's kernels, which want to know it.
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from absl import app, flags, logging
+from absl import app, flags
 from flax.core import FrozenDict
 from jax import export
 from jaxtyping import Key, PyTree
@@ -39,7 +38,7 @@ from biggan.generator import Generator
 from biggan.restoring import restore_generator
 from biggan.sampling import images_of, sampling_keys, standing_statistics
 from smyrf_jax import Method, method_from_config
-from training.checkpoint import DamagedCheckpointError
+from training.command import without_traceback
 from training.files import path_of, write_whole
 
 # Fields that say how a generator trains, and nothing of what it is.
@@ -152,20 +151,17 @@ def run() -> None:
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-        logging.set_verbosity(logging.WARNING)
-        try:
-            generator, variables, name = restore_generator(workdir.value, step.value, ema.value)
-            keys = sampling_keys(seed.value)
-            if standing.value:
-                variables = standing_statistics(
-                    generator, variables, keys.standing, truncation=truncation.value
-                )
-            about = {"weights": name, "truncation": truncation.value}
-            program = export_program(generator, variables, keys.hashing, batch_size.value)
-            save_generator(generator, variables, out.value, about)
-            write_whole(path_of(os.path.join(out.value, "generator.jax_export")), program)
-        except (OSError, ValueError, DamagedCheckpointError) as error:
-            sys.exit(str(error))
+        without_traceback(write)
+
+    def write() -> None:
+        generator, variables, name = restore_generator(workdir.value, step.value, ema.value)
+        keys = sampling_keys(seed.value)
+        if standing.value:
+            variables = standing_statistics(generator, variables, keys.standing, truncation=truncation.value)
+        about = {"weights": name, "truncation": truncation.value}
+        program = export_program(generator, variables, keys.hashing, batch_size.value)
+        save_generator(generator, variables, out.value, about)
+        write_whole(path_of(os.path.join(out.value, "generator.jax_export")), program)
         print(f"generator.safetensors, config.json and generator.jax_export in {out.value}")
 
     app.run(main)

@@ -10,11 +10,10 @@ row has one.
 """
 
 import os
-import sys
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from tqdm import tqdm
 
 from biggan.generator import Generator
@@ -23,7 +22,7 @@ from biggan.pictures import save_animation, save_grid, save_picture
 from biggan.restoring import restore_generator, torch_generator
 from biggan.sampling import Sampler, labels_in_turn, latents, sampling_keys, standing_statistics
 from biggan.saved_latents import read_latents, save_latents
-from training.checkpoint import DamagedCheckpointError
+from training.command import without_traceback
 from training.files import path_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
@@ -57,11 +56,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("either --step or --torch_weights is wanted.")
     if _WEIGHTS.value and _EMA.present:
         raise app.UsageError("--ema is of a checkpoint: it means nothing with --torch_weights.")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        sample()
-    except (OSError, ValueError, ImportError, DamagedCheckpointError) as error:
-        sys.exit(str(error))
+    without_traceback(sample)
 
 
 def sample() -> None:

@@ -1,14 +1,30 @@
-"""The command line of a training program."""
+"""The command lines of programs: of those that train, and of those that look at what was trained."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from training.checkpoint import DamagedCheckpointError
 from training.processes import connect_by_flags
+
+
+def without_traceback(program: Callable[[], None]) -> None:
+    """Runs a program; what its user can mend ends it with a line and status 1."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        program()
+    except (OSError, ValueError, ImportError, DamagedCheckpointError) as error:
+        sys.exit(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.exit(f"the device has too little memory: --batch_size. {str(error).splitlines()[0]}")
 
 
 def run(train: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
