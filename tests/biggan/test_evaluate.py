@@ -45,7 +45,7 @@ def test_a_checkpoint_a_folder_and_a_file_of_statistics(run, tmp_path):
             file.write(image, image.name)
     real = f"--real={run.parent / 'data'}"
     commands = [
-        [f"--workdir={run}", "--metrics=fd,kd,prdc,fd_infinity,memorisation", f"--pairs={pairs}"],
+        [f"--workdir={run}", "--metrics=fd,kd,prdc,memorisation", f"--pairs={pairs}"],
         [f"--fake={fake}", real, "--metrics=kd", f"--save_statistics={statistics}"],
         [f"--fake={packed}", f"--real={statistics}", "--metrics=fd,kd"],
         [f"--fake={fake}", real, "--metrics=kd", "--resolution=16"],
@@ -62,7 +62,7 @@ def test_a_checkpoint_a_folder_and_a_file_of_statistics(run, tmp_path):
     assert "dinov2_s14, fake" in progress
     found = [json.loads((tmp_path / f"{index}.json").read_text()) for index in range(4)]
     names = {f"{name}_dinov2_s14" for name in ("fd", "kd", "precision", "recall", "density", "coverage")}
-    names |= {f"{name}_dinov2_s14" for name in ("fd_infinity", "memorisation", "nearest_ratio")}
+    names |= {"memorisation_dinov2_s14", "nearest_ratio_dinov2_s14"}
     assert names <= set(found[0])
     assert (found[0]["num_fake"], found[0]["num_real"]) == (24, 20)
     with Image.open(pairs) as picture:
@@ -96,6 +96,10 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
             "are of 2048 features, but --features=dinov2_s14",
         ),
         ([f"--fake={fake}", real, "--metrics=fid"], "--metrics should be of fd"),
+        (
+            [f"--workdir={run}", "--metrics=fd_infinity"],
+            "wants 2304 generated images or more, but there are 8",
+        ),
         ([f"--fake={fake}", real, "--metrics=is"], "--metrics=is wants --features=inception"),
         ([f"--fake={fake}", real, "--features=inception"], "wants --inception_weights=pt_inception"),
         (
