@@ -193,8 +193,13 @@ _SETTINGS = {
     "features": "--features={}",
     "weights": "the same weights",
     "resizer": "--resize={}",
-    "resolution": "--resolution, which makes images of one size of both",
+    "resolution": "--resolution={}, which cuts squares of all images",
 }
+
+
+def _smallest(*resolutions: str) -> int:
+    """The shortest side of resolutions as "128x96"; of "mixed" nothing is known."""
+    return min(int(side) for of in resolutions if of != "mixed" for side in of.split("x"))
 
 
 def compared(fake: Origin, real: Statistics, width: int) -> list[str]:
@@ -214,9 +219,10 @@ def compared(fake: Origin, real: Statistics, width: int) -> list[str]:
         elif ours != theirs and mixed:
             remarks.append(f"Images of size {ours} are compared with real ones of size {theirs}.")
         elif ours != theirs:
+            wanted = _smallest(ours, theirs) if name == "resolution" else theirs
             raise ValueError(
                 f"the {name} of the generated images is {ours}, that of the real ones {theirs}. They cannot "
-                f"be compared: take {way_out.format(theirs)}."
+                f"be compared: take {way_out.format(wanted)}."
             )
     found = len(real.moments.mean)
     if found != width:

@@ -114,7 +114,7 @@ def test_files_that_are_none(tmp_path):
         ({"features": "inception"}, "features of the generated images is toy, .* real ones inception"),
         ({"weights": "ffff"}, "weights of the generated .* 0123, .* ffff"),
         ({"resizer": "legacy_pytorch"}, "take --resize=legacy_pytorch"),
-        ({"resolution": "256x256"}, "8x8, that of the real ones 256x256.* --resolution"),
+        ({"resolution": "256x256"}, "8x8, that of the real ones 256x256.* --resolution=8,"),
     ],
 )
 def test_what_cannot_be_compared(change, match):
