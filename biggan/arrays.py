@@ -37,9 +37,11 @@ class Arrays:
         fitting = {name: array for name, array in found.items() if _are_images(array)}
         if len(fitting) != 1:
             what = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in found.items())
+            floats = any(array.dtype.kind == "f" for array in found.values())
+            way_out = " Floats have to be scaled to 0 .. 255 and rounded." if floats else ""
             raise ValueError(
                 f"config.data.path: {path!r} should hold one array of images, uint8 [N, height, width, 3], "
-                f"but holds {what or 'nothing'}. Floats have to be scaled to 0 .. 255 and rounded."
+                f"but holds {what or 'nothing'}.{way_out}"
             )
         (self._images,) = fitting.values()
         self._path, self.remarks = path, list[str]()

@@ -31,7 +31,7 @@ from evaluation.networks import NAMES, load_network
 from evaluation.resizers import RESIZERS
 from evaluation.statistics import Statistics, is_statistics, save_statistics
 from training.command import without_traceback
-from training.files import path_of, write_whole
+from training.files import make_parent, path_of, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run, whose generator is measured.")
 _FAKE = flags.DEFINE_string(
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     if (_WORKDIR.value is None) == (_FAKE.value is None):
-        raise app.UsageError("either --workdir, a run, or --fake, images, is wanted.")
+        raise app.UsageError("one of --workdir, a run, and --fake, images, is wanted, and not both.")
     if _FAKE.value and not _REAL.value:
         raise app.UsageError("--fake wants --real, the images that it is compared with.")
     of_runs = [f"--{flag.name}" for flag in (_STEP, _TRUNCATION, _STANDING, _EMA) if flag.present]
@@ -98,6 +98,9 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate() -> None:
+    for flag in (_JSON, _SAVE, _PAIRS):
+        if flag.value:
+            make_parent(flag.name, flag.value)
     paths = {"inception": _INCEPTION.value, "dinov2": _DINOV2.value}
     networks = [load_network(name, paths, _RESIZE.value, _SHA256.value) for name in _FEATURES.value]
     devices = jax.local_devices()
@@ -117,6 +120,7 @@ def evaluate() -> None:
         fake = _images_of("fake", _FAKE.value, resolution, most=_NUM.value)
     else:
         fake, resolution = _samples(str(_WORKDIR.value))
+    evaluator.check_counts(len(fake), None)
     images, real = _real_statistics(evaluator, resolution, len(fake))
     if _SAVE.value:
         save_statistics(_SAVE.value, real[0])

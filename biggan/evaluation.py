@@ -142,7 +142,8 @@ def open_images(
         source = open_source(path=path, split=split, skip_corrupt=skip_corrupt)
     except (OSError, ValueError) as error:
         # What a run says of its config, with the names that the flags have here.
-        found = str(error).replace("config.data.path", f"--{flag}").replace("config.data.", "--")
+        found = str(error).replace("; the data_dir of TFDS wants config.data.source=tfds", "")
+        found = found.replace("config.data.path", f"--{flag}").replace("config.data.", "--")
         raise ValueError(found) from error
     for remark in source.remarks:
         print(f"--{flag}: {remark}")
@@ -215,6 +216,9 @@ def build_evaluator(
         FileNotFoundError, ValueError: names and weights that there are not.
     """
     section = config.evaluate
+    for name in ("every", "num_real"):
+        if section[name] < 0:
+            raise ValueError(f"config.evaluate.{name} must not be negative, got {section[name]}.")
     if not section.metrics:
         return None
     paths = {"inception": section.inception_weights, "dinov2": section.dinov2_weights}

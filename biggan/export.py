@@ -39,7 +39,7 @@ from biggan.restoring import restore_generator
 from biggan.sampling import images_of, sampling_keys, standing_statistics
 from smyrf_jax import Method, method_from_config
 from training.command import without_traceback
-from training.files import path_of, write_whole
+from training.files import make_parent, path_of, write_whole
 
 # Fields that say how a generator trains, and nothing of what it is.
 _OF_TRAINING = {"axis_name", "remat", "parent", "name"}
@@ -154,6 +154,7 @@ def run() -> None:
         without_traceback(write)
 
     def write() -> None:
+        make_parent("out", os.path.join(out.value, "config.json"))
         generator, variables, name = restore_generator(workdir.value, step.value, ema.value)
         keys = sampling_keys(seed.value)
         if standing.value:

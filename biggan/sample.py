@@ -23,7 +23,7 @@ from biggan.restoring import restore_generator, torch_generator
 from biggan.sampling import Sampler, labels_in_turn, latents, sampling_keys, standing_statistics
 from biggan.saved_latents import read_latents, save_latents
 from training.command import without_traceback
-from training.files import path_of
+from training.files import make_parent, path_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
 _STEP = flags.DEFINE_string("step", "newest", "of the checkpoint: a number, newest or best.")
@@ -64,6 +64,7 @@ def sample() -> None:
     keys = sampling_keys(_SEED.value)
     noise, labels = _latents(generator, keys.noise)
     folder = _folder(name, len(noise))
+    make_parent("out", os.path.join(folder, "grid.png"))
     steps = _INTERPOLATE.value
     if steps:
         noise, labels = closed_walk(noise, labels, steps)

@@ -138,13 +138,13 @@ def save_statistics(path: str, statistics: Statistics) -> None:
 
 
 def is_statistics(path: str) -> bool:
-    """Whether a file is an .npz with mu and sigma."""
+    """Whether a file is an .npz with mu or sigma."""
     file = path_of(path)
     if file.suffix != ".npz" or not file.exists():
         return False
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:
-            return {"mu", "sigma"} <= set(arrays.files)
+            return bool({"mu", "sigma"} & set(arrays.files))
     except Exception:  # of a damaged file, of many kinds
         return False
 
@@ -175,6 +175,10 @@ def load_statistics(path: str) -> Statistics:
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path!r}: mu or sigma is not finite.")
+    if not np.allclose(covariance, covariance.T) or np.diagonal(covariance).min() < 0:
+        raise ValueError(
+            f"{path!r}: sigma is no covariance: it is not symmetric, or has a negative variance."
+        )
     vectors = arrays.get("vectors")
     if vectors is not None and (
         vectors.shape != (count, len(mean)) or vectors.dtype.kind != "f" or not np.isfinite(vectors).all()

@@ -41,6 +41,18 @@ def write_whole(path: str | epath.Path, data: bytes) -> None:
         raise
 
 
+def make_parent(flag: str, path: str) -> None:
+    """Makes the folder that a flag's file will lie in, before the work that it holds is done.
+
+    Raises:
+        OSError: it cannot be made; names the flag.
+    """
+    try:
+        path_of(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--{flag}={path} cannot be written: {error.strerror or error}.") from error
+
+
 def keep_aside(path: epath.Path) -> epath.Path:
     """Copies a damaged file to a name of its own beside it, and says where to."""
     copy = free_name(path.parent / f"{path.name}.damaged")

@@ -95,6 +95,7 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
             [f"--fake={fake}", f"--real={tmp_path / 'theirs.npz'}", "--metrics=fd"],
             "are of 2048 features, but --features=dinov2_s14",
         ),
+        ([f"--fake={fake}", real, "--json=/proc/none/x.json"], "--json=/proc/none/x.json cannot be written"),
         ([f"--fake={fake}", real, "--metrics=fid"], "--metrics should be of fd"),
         (
             [f"--workdir={run}", "--metrics=fd_infinity"],
@@ -112,7 +113,7 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
         ([f"--workdir={tmp_path}"], "holds no run"),
         ([f"--fake={fake}"], "UsageError('--fake wants --real"),
         ([f"--fake={fake}", real, "--truncation=0.5"], "UsageError('--truncation is of samples of a run"),
-        ([], "UsageError('either --workdir, a run, or --fake"),
+        ([], "UsageError('one of --workdir, a run, and --fake"),
     ]
     lines, _ = evaluate(*(case[0] + ["--cache=", "--num=8"] for case in cases))
     ends = [line for line in lines if not line.startswith(("--fake: Left out", "--real: Left out"))]

@@ -172,6 +172,7 @@ def test_names_of_the_config_are_refused(tiny, tmp_path):
             3,
             r"config\.evaluate\.metrics=kd .* wants 4 generated .* there are 3: config\.evaluate\.num",
         ),
+        ("every", -2, r"config\.evaluate\.every must not be negative, got -2"),
         ("metrics", "fid", r"config\.evaluate\.metrics should be of fd"),
         ("features", "vgg", r"config\.evaluate\.features should be of inception"),
         (

@@ -85,6 +85,8 @@ def test_a_file_of_another_program(tmp_path):
         ({"mu": X.mean(0)}, "no statistics file"),
         ({"mu": X, "sigma": X}, r"mu is \(23, 4\) and sigma \(23, 4\)"),
         ({"mu": X.mean(0), "sigma": np.full((4, 4), np.nan)}, "not finite"),
+        ({"mu": X.mean(0), "sigma": -np.eye(4)}, "sigma is no covariance"),
+        ({"mu": X.mean(0), "sigma": np.triu(np.ones((4, 4)))}, "sigma is no covariance"),
         (
             {"mu": X.mean(0), "sigma": np.eye(4), "num_images": 23, "vectors": X[:5]},
             r"vectors should be \[23, 4\] finite floats.* got \[5, 4\] float32",
