@@ -56,7 +56,8 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-        say(f"{what} ({str(error).splitlines()[0].rstrip('.')}). The run goes on.")
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        say(f"{what} ({why}). The run goes on.")
 
 
 class GANTask(Task):

@@ -257,7 +257,7 @@ def _newest(
         say(f"DAMAGED: what came after step {step} is lost. It is kept in {moved}.")
     say(f"Continues {workdir} at step {step} on {where}.")
     for name, saved, now in config_differences(restored.progress.config, config):
-        if name.startswith(task.start_fields) and task.start_fields:
+        if name.startswith(task.start_fields):
             say(f"  config.{name} is {now!r} now, but counts at the start of a run alone.")
         else:
             say(f"  config.{name} was {saved!r}, is {now!r} from here on.")
