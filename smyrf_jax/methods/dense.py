@@ -32,8 +32,8 @@ class Dense(Method):
 
     def cost_of(self, problem: Problem) -> Cost:
         """All pairs, and their logits."""
-        pairs = problem.num_queries * problem.num_keys
-        return problem.cost(pairs, problem.batch * problem.heads * pairs)
+        step = problem.batch * problem.heads * problem.num_queries * problem.num_keys
+        return problem.cost(problem.pairs, step)
 
     @classmethod
     def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:

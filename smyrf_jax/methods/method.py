@@ -91,6 +91,7 @@ class Method(abc.ABC):
         batch: int = 1,
         dtype: Any = np.float32,
         lanes: int = 1,
+        is_causal: bool = False,
     ) -> Cost:
         """What it costs beside dense attention, in pairs and memory.
 
@@ -103,11 +104,13 @@ class Method(abc.ABC):
             batch: of one device.
             dtype: of query, key and value.
             lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
+            is_causal: query i sees key j <= i only; pairs are a part of those.
 
         Raises:
             ValueError: a number is not positive.
         """
-        return self.cost_of(Problem(num_queries, num_keys, width, value_width, heads, batch, dtype, lanes))
+        sizes = num_queries, num_keys, width, value_width, heads, batch
+        return self.cost_of(Problem(*sizes, dtype, lanes, is_causal))
 
     @classmethod
     def for_budget(
@@ -123,6 +126,7 @@ class Method(abc.ABC):
         batch: int = 1,
         dtype: Any = np.float32,
         lanes: int = 1,
+        is_causal: bool = False,
         **fields: Any,
     ) -> M:
         """The method with the largest clusters (windows, features) whose cost stays within a budget.
@@ -132,16 +136,17 @@ class Method(abc.ABC):
         Args:
             num_queries: T.
             num_keys: S.
-            pairs: of T * S.
+            pairs: of T * S; if is_causal, of the pairs j <= i.
             memory: of dense attention's.
-            width, value_width, heads, batch, dtype, lanes: as in `cost`.
+            width, value_width, heads, batch, dtype, lanes, is_causal: as in `cost`.
             **fields: of the method, that are fixed, such as num_hashes=2.
 
         Raises:
             ValueError: neither budget is given or one is not positive, a field is unknown, or nothing is
                 within the budget; the message says what the least costs.
         """
-        problem = Problem(num_queries, num_keys, width, value_width, heads, batch, dtype, lanes)
+        sizes = num_queries, num_keys, width, value_width, heads, batch
+        problem = Problem(*sizes, dtype, lanes, is_causal)
         check_fields(cls, fields)
         return cls.within(Budget(pairs, memory), problem, fields)
 
