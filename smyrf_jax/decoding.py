@@ -37,8 +37,8 @@ class Cache:
 
 def prefill(
     query: Float[Array, "*B T N D"],
-    key: Float[Array, "*B T M D"],
-    value: Float[Array, "*B T M V"],
+    key: Float[Array, "*B S M D"],
+    value: Float[Array, "*B S M V"],
     *,
     method: Method,
     length: int,
@@ -48,7 +48,7 @@ def prefill(
     """The causal attention of a prompt, and a cache to go on from.
 
     Args:
-        query, key, value, scale, rng: as for `attention`.
+        query, key, value, scale, rng: as for `attention`, with S = T.
         method: one that can decode, such as Dense() or Local().
         length: tokens in all that the cache has room for, the prompt's T among them.
 
@@ -75,19 +75,19 @@ def prefill(
 
 
 def step(
-    query: Float[Array, "*B 1 N D"],
-    key: Float[Array, "*B 1 M D"],
-    value: Float[Array, "*B 1 M V"],
+    query: Float[Array, "*B T N D"],
+    key: Float[Array, "*B S M D"],
+    value: Float[Array, "*B S M V"],
     cache: Cache,
     *,
     method: Method,
     scale: float | Float[Array, ""] | None = None,
     rng: Key[Array, ""] | None = None,
-) -> tuple[Float[Array, "*B 1 N V"], Cache]:
+) -> tuple[Float[Array, "*B T N V"], Cache]:
     """The attention of one more token to itself and those in the cache, and the cache with it.
 
     Args:
-        query, key, value: of the token.
+        query, key, value: of the token, [*B, 1, N, D] and so on.
         cache: of `prefill` or the last `step`, of the same method; give it away (jit's donate_argnums),
             and it is changed in place.
         method, scale, rng: as for `prefill`, and the same.

@@ -110,8 +110,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         shape = (self.config.hidden_size, self.config.vocab_size)
-        kernel: Array = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        return kernel
+        return jnp.asarray(self.param("kernel", nn.initializers.lecun_normal(), shape))
 
 
 class Llama(nn.Module):
@@ -139,7 +138,7 @@ class Llama(nn.Module):
     def __call__(
         self,
         tokens: Int[Array | np.ndarray, "B T"],
-        kept: Bool[Array | np.ndarray, "B T"] | None = None,
+        kept: Bool[Array | np.ndarray, "B S"] | None = None,
     ) -> Float[Array, "B T _"]:
         """Logits [B, T, vocabulary], float32: of what follows each token.
 
@@ -160,7 +159,7 @@ class Llama(nn.Module):
     def hidden_states(
         self,
         tokens: Int[Array | np.ndarray, "B T"],
-        kept: Bool[Array | np.ndarray, "B T"] | None = None,
+        kept: Bool[Array | np.ndarray, "B S"] | None = None,
     ) -> Float[Array, "B T H"]:
         """[B, T, H] of the last layer after its norm, of which `logits_of` makes logits; else as a call."""
         mask = None if kept is None else jnp.asarray(kept)[:, None, None, :]
@@ -181,7 +180,7 @@ class Llama(nn.Module):
     def predictions(
         self,
         tokens: Int[Array | np.ndarray, "B T"],
-        kept: Bool[Array | np.ndarray, "B T"] | None = None,
+        kept: Bool[Array | np.ndarray, "B S"] | None = None,
     ) -> Predictions:
         """How well the tokens are predicted; the logits of a few hundred tokens are in memory at once.
 
@@ -275,7 +274,9 @@ class Llama(nn.Module):
 
     def _head(self) -> Array:
         """[H, vocabulary]."""
-        return self.embed_tokens.embedding.T if self.config.tie_word_embeddings else self.lm_head()
+        return (
+            jnp.asarray(self.embed_tokens.embedding).T if self.config.tie_word_embeddings else self.lm_head()
+        )
 
     def _check_length(self, length: int) -> None:
         longest = self.config.max_position_embeddings
