@@ -5,10 +5,9 @@ Modules are named as the tensors of Hugging Face's checkpoints are, so that weig
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -19,24 +18,19 @@ from smyrf_jax import Dense, Method, decoding
 from smyrf_jax.flax_adapter import hashing_rng
 from transformer.encoder import ACTIVATIONS, attention_by_layer, check_inputs
 from transformer.llama_config import LlamaConfig
-
-# Tokens whose logits are in memory at once: those of 8,192 tokens and 49,152 words take 1.6 GB.
-_PIECE = 256
-
-
-class Predictions(NamedTuple):
-    """How well each token but the first is predicted from those before it.
-
-    losses: [B, T - 1] float32, -log of the next token's probability, in nats.
-    hits: [B, T - 1], whether the next token is the likeliest.
-    """
-
-    losses: Any
-    hits: Any
-
+from transformer.next_tokens import Predictions, logits_of, predictions_of
 
 # (method, query, key, value, rng) -> output, and the cache of the layer or None.
-Attend = Callable[[Method, Array, Array, Array, Array | None], tuple[Array, Any]]
+Attend = Callable[[Method, Array, Array, Array, Array | None], tuple[Any, Any]]
+
+
+def attend_at_once(
+    mask: Array | None, method: Method, query: Array, key: Array, value: Array, rng: Array | None
+) -> tuple[Any, None]:
+    """Causal attention of all tokens; the mask [B, 1, 1, T] is of keys and of queries."""
+    # One array as both masks: a method then knows that queries and keys are padded alike.
+    masks: dict[str, Any] = {"mask": mask, "query_mask": mask, "rng": rng}
+    return smyrf_jax.attention(query, key, value, method=method, is_causal=True, **masks), None
 
 
 def rotate(vectors: Float[Array, "*B T N D"], angles: Float[Array, "T _"]) -> Float[Array, "*B T N D"]:
@@ -163,53 +157,29 @@ class Llama(nn.Module):
     ) -> Float[Array, "B T H"]:
         """[B, T, H] of the last layer after its norm, of which `logits_of` makes logits; else as a call."""
         mask = None if kept is None else jnp.asarray(kept)[:, None, None, :]
-
-        def attend(
-            method: Method, query: Array, key: Array, value: Array, rng: Array | None
-        ) -> tuple[Any, Any]:
-            # One array as both masks: a method then knows that queries and keys are padded alike.
-            masks: dict[str, Any] = {"mask": mask, "query_mask": mask, "rng": rng}
-            return smyrf_jax.attention(query, key, value, method=method, is_causal=True, **masks), None
-
-        return self._run(tokens, kept, jnp.arange(tokens.shape[-1]), [attend] * len(self.layers))[0]
+        attends = [functools.partial(attend_at_once, mask)] * len(self.layers)
+        return self._run(tokens, kept, jnp.arange(tokens.shape[-1]), attends)[0]
 
     def logits_of(self, hidden: Float[Array, "*B H"]) -> Float[Array, "*B _"]:
         """Logits [*B, vocabulary], float32, of hidden states."""
-        return _logits(hidden, self._head())
+        return logits_of(hidden, self._head())
 
     def predictions(
         self,
         tokens: Int[Array | np.ndarray, "B T"],
         kept: Bool[Array | np.ndarray, "B S"] | None = None,
     ) -> Predictions:
-        """How well the tokens are predicted; the logits of a few hundred tokens are in memory at once.
+        """How well the tokens are predicted, by few logits at a time; arguments as of a call."""
+        return self.predictions_of(self.hidden_states(tokens, kept), tokens, kept)
 
-        Arguments as of a call. Where the next token is padding, or the one that predicts it, the loss is 0
-        and there is no hit.
-        """
-        hidden, head = self.hidden_states(tokens, kept)[:, :-1], self._head()
-        targets = jnp.asarray(tokens)[:, 1:]
-        batch, length = targets.shape
-        size = min(_PIECE, max(1, length))
-        count = -(-length // size)
-
-        def in_pieces(array: Array) -> Array:  # [pieces, B, size, ...]
-            widths = [(0, 0), (0, count * size - length)] + [(0, 0)] * (array.ndim - 2)
-            return jnp.pad(array, widths).reshape(batch, count, size, *array.shape[2:]).swapaxes(0, 1)
-
-        @jax.checkpoint
-        def of_piece(piece: tuple[Array, Array]) -> tuple[Array, Array]:
-            hidden, targets = piece
-            logits = _logits(hidden, head)
-            found = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-            return jax.nn.logsumexp(logits, axis=-1) - found, jnp.argmax(logits, axis=-1) == targets
-
-        found = jax.lax.map(of_piece, (in_pieces(hidden), in_pieces(targets)))
-        losses, hits = (piece.swapaxes(0, 1).reshape(batch, -1)[:, :length] for piece in found)
-        if kept is not None:
-            both = jnp.asarray(kept)[:, :-1] & jnp.asarray(kept)[:, 1:]
-            losses, hits = jnp.where(both, losses, 0.0), hits & both
-        return Predictions(losses, hits)
+    def predictions_of(
+        self,
+        hidden: Float[Array, "B T H"],
+        tokens: Int[Array | np.ndarray, "B T"],
+        kept: Bool[Array | np.ndarray, "B T"] | None = None,
+    ) -> Predictions:
+        """`predictions` of the tokens' `hidden_states`."""
+        return predictions_of(hidden, self._head(), tokens, kept)
 
     def prefill(
         self, tokens: Int[Array | np.ndarray, "B T"], *, length: int
@@ -259,18 +229,24 @@ class Llama(nn.Module):
     ) -> tuple[Array, tuple[Any, ...]]:
         """Hidden states [B, T, H] of tokens at their places [T], and what each layer's attention keeps."""
         check_inputs(self.config, tokens, kept)
+        hidden, angles = self.embed(tokens, places)
+        kept_by_layer = []
+        for layer, attend in zip(self.layers, attends, strict=True):
+            hidden, cache = layer(hidden, angles, attend)
+            kept_by_layer.append(cache)
+        return self.norm(hidden), tuple(kept_by_layer)
+
+    def embed(
+        self, tokens: Int[Array | np.ndarray, "B T"], places: Int[Array, " T"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "T _"]]:
+        """What the first layer gets: vectors [B, T, H] of tokens, and angles [T, D / 2] of their places."""
         tokens = jnp.asarray(tokens)
         self._check_length(tokens.shape[-1])
         hidden = self.embed_tokens(tokens)
         known = (tokens >= 0) & (tokens < self.config.vocab_size)
         hidden = jnp.where(known[..., None], hidden, jnp.nan)  # Flax counts -1 from a table's end
         frequencies = jnp.asarray(self.config.frequencies(), jnp.float32)
-        angles = places.astype(jnp.float32)[:, None] * frequencies[None]
-        kept_by_layer = []
-        for layer, attend in zip(self.layers, attends, strict=True):
-            hidden, cache = layer(hidden, angles, attend)
-            kept_by_layer.append(cache)
-        return self.norm(hidden), tuple(kept_by_layer)
+        return hidden, places.astype(jnp.float32)[:, None] * frequencies[None]
 
     def _head(self) -> Array:
         """[H, vocabulary]."""
@@ -285,7 +261,3 @@ class Llama(nn.Module):
                 f"the checkpoint has positions for {longest} tokens, but got {length}; load it with "
                 f"max_length={length} to interpolate them."
             )
-
-
-def _logits(hidden: Array, head: Array) -> Array:
-    return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)

@@ -67,7 +67,7 @@ def test_padding_may_stand_on_either_side(tiny):
 
 def test_predictions_are_of_the_next_tokens(tiny, monkeypatch):
     _, _, (model, params, _) = tiny
-    monkeypatch.setattr("transformer.llama._PIECE", 7)  # four pieces, the last one with padding
+    monkeypatch.setattr("transformer.next_tokens._PIECE", 7)  # four pieces, the last one with padding
     found = model.apply({"params": params}, TOKENS, method="predictions")
     logits = model.apply({"params": params}, TOKENS)[:, :-1]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, TOKENS[:, 1:])
