@@ -147,3 +147,26 @@ def gguf_of(model, kind):
         back[rows] = values
         parameter.data = torch.tensor(back)
     return metadata, tensors
+
+
+# A vocabulary of bytes, a few merges, and two special tokens: 64 in all.
+BYTES = [chr(ord("a") + i) for i in range(26)] + list("0123456789") + ["Ġ", ".", "'"]
+MERGES = ["a b", "ab c", "Ġ t", "Ġt h", "' s", "1 2", "e r"]
+WORDS = [*BYTES, *(merge.replace(" ", "") for merge in MERGES)]
+WORDS += [*(f"<unused{i}>" for i in range(62 - len(WORDS))), "<|endoftext|>", "<|start|>"]
+TOKENIZER = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.tokens": WORDS,
+    "tokenizer.ggml.merges": MERGES,
+    "tokenizer.ggml.token_type": [1] * 62 + [3, 3],
+    "tokenizer.ggml.eos_token_id": 61,
+    "tokenizer.ggml.bos_token_id": 63,
+}
+
+
+def write_llama(path):
+    """A random Llama with a tokenizer of 64 words, as a GGUF file; returns the path."""
+    metadata, tensors = gguf_of(random_llama(path.parent, max_position_embeddings=256), "F32")
+    write_gguf(path, metadata | TOKENIZER, tensors)
+    return path

@@ -8,6 +8,8 @@ import tokenizers
 
 from tests.transformer.llamas import (
     NUMBERS,
+    TOKENIZER,
+    WORDS,
     gguf_of,
     quantised,
     random_llama,
@@ -69,22 +71,6 @@ def test_rotations_may_be_slower(tmp_path):
     write_gguf(tmp_path / "a.gguf", metadata | {"llama.rope.scaling.type": "yarn"}, tensors)
     with pytest.raises(ValueError, match="llama.rope.scaling.type should be .*linear.* but is 'yarn'"):
         load_causal(tmp_path / "a.gguf")
-
-
-# A vocabulary of bytes, a few merges, and two special tokens: 64 in all.
-BYTES = [chr(ord("a") + i) for i in range(26)] + list("0123456789") + ["Ġ", ".", "'"]
-MERGES = ["a b", "ab c", "Ġ t", "Ġt h", "' s", "1 2", "e r"]
-WORDS = [*BYTES, *(merge.replace(" ", "") for merge in MERGES)]
-WORDS += [*(f"<unused{i}>" for i in range(62 - len(WORDS))), "<|endoftext|>", "<|start|>"]
-TOKENIZER = {
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.tokens": WORDS,
-    "tokenizer.ggml.merges": MERGES,
-    "tokenizer.ggml.token_type": [1] * 62 + [3, 3],
-    "tokenizer.ggml.eos_token_id": 61,
-    "tokenizer.ggml.bos_token_id": 63,
-}
 
 
 @pytest.fixture(scope="module")
