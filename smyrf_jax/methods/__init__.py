@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smyrf_jax.methods.canopy import Canopy
+from smyrf_jax.methods.causal_canopy import CausalCanopy
 from smyrf_jax.methods.comparators import HyperAttention, Reformer, Routing
 from smyrf_jax.methods.dense import Dense
 from smyrf_jax.methods.local import Local
@@ -17,6 +18,7 @@ METHODS: Mapping[str, type[Method]] = {
         Dense,
         Smyrf,
         Canopy,
+        CausalCanopy,
         Scatterbrain,
         Performer,
         Local,
@@ -42,6 +44,7 @@ def method_from_config(name: str, **options: Any) -> Method:
 __all__ = [
     "METHODS",
     "Canopy",
+    "CausalCanopy",
     "Clustered",
     "ContentBased",
     "Dense",
