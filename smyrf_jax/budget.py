@@ -102,7 +102,7 @@ class Problem:
 
     def cost(
         self,
-        pairs: float,
+        pairs: int | float,
         step: int,
         of_query: Sequence[int] = (),
         of_key: Sequence[int] = (),
@@ -198,7 +198,7 @@ def clustered_cost(
     """What clusters cost, with means a cluster or features of each token outside."""
     size, keys, num_clusters = problem.clusters(cluster_size)
     width, values = problem.width, problem.values
-    pairs: float = rounds * num_clusters * size * keys
+    pairs: int | float = rounds * num_clusters * size * keys
     pairs *= problem.pairs / (problem.num_queries * problem.num_keys)
     of_query, of_key = [values + 1, values + 2, width], [width + values]
     if means or features:  # an output and a logsumexp to begin with, and their gradients

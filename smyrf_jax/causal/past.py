@@ -104,7 +104,8 @@ def with_means(leaves: Leaves, sizes: Sizes) -> Past:
     def of_branches(array: Array) -> Array:
         return jnp.sum(_cut(array, sizes.leaves), axis=2)
 
-    return Past(leaves, _mean(*sums, counts), _mean(*map(of_branches, sums), of_branches(counts)))
+    keys, values = map(of_branches, sums)
+    return Past(leaves, _mean(sums[0], sums[1], counts), _mean(keys, values, of_branches(counts)))
 
 
 def _cut(array: Array, size: int) -> Array:

@@ -45,12 +45,14 @@ def attend_to_past(
     A row is a sample and a key head; G query heads share it. T is a multiple of the block. Scaled queries.
     """
     arguments = vary_alike((query, key, value, kept, past), query, key, value, kept, past)
-    return _attend(rules, *arguments)
+    found: tuple[Array, Array] = _attend(rules, *arguments)
+    return found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(rules: Rules, *arguments: Any) -> tuple[Array, Array]:
-    return _forward(rules, *arguments)[0]
+    found: tuple[Array, Array] = _forward(rules, *arguments)[0]
+    return found
 
 
 def _forward(rules: Rules, query: Array, key: Array, value: Array, kept: Array, past: Past) -> Any:
@@ -173,8 +175,11 @@ def _row_backward(
             return attended(
                 own,
                 near._replace(keys=of_near[0], values=of_near[1]),
-                Mean(*of_branches, open_sizes),
-                Opened(Mean(*of_means, opened.means.size), Leaves(*of_leaves, opened.leaves.filled)),
+                Mean(of_branches[0], of_branches[1], open_sizes),
+                Opened(
+                    Mean(of_means[0], of_means[1], opened.means.size),
+                    Leaves(of_leaves[0], of_leaves[1], opened.leaves.filled),
+                ),
             )
 
         vectors = (near[:2], window.means[:2], opened.means[:2], opened.leaves[:2])
@@ -187,11 +192,11 @@ def _row_backward(
     zeros = jax.tree.map(jnp.zeros_like, (key, value, *(of[:2] for of in past)))
     zeros = vary_alike(zeros, query, to_output)
     sums, to_query = jax.lax.scan(step, zeros, (own, firsts, choice, *to))
-    to_key, to_value, *to_past = sums
-    none = past.leaf_means.size, past.branch_means.size
+    to_key, to_value, leaves, leaf_means, branch_means = sums
     found = Past(
-        Leaves(*to_past[0], None),
-        *(Mean(*of, jnp.zeros_like(size)) for of, size in zip(to_past[1:], none, strict=True)),
+        Leaves(leaves[0], leaves[1], None),  # type: ignore[arg-type]  # of booleans
+        Mean(leaf_means[0], leaf_means[1], jnp.zeros_like(past.leaf_means.size)),
+        Mean(branch_means[0], branch_means[1], jnp.zeros_like(past.branch_means.size)),
     )
     return _tokens(size, rules.shared, to_query), to_key, to_value, found
 

@@ -127,29 +127,33 @@ def attended(query: Array, near: Near, branches: Mean, opened: Opened) -> tuple[
     branches: means of B, whose sizes are [C, B].
     """
     low = finite_min(query.dtype)
-    of_each = "cgd,ckd->cgk", "cgk,ckv->cgv"
-    parts = (
-        (_products(query, near.keys), None, near.seen, near.values),
-        (_products(query, branches.keys), branches.size, None, branches.values),
-        (jnp.einsum(of_each[0], query, opened.means.keys), opened.means.size, None, opened.means.values),
-        (jnp.einsum(of_each[0], query, opened.leaves.keys), None, opened.leaves.filled, opened.leaves.values),
-    )
-    logits, kept = [], []
-    for products, size, seen, _ in parts:
-        keep = seen if size is None else size > low / 8
-        own = products if size is None else products + size[:, None]
-        kept.append(keep[:, None])
-        logits.append(jnp.where(keep[:, None], own, low))
+    leaves = opened.leaves
+    logits = [
+        jnp.where(near.seen[:, None], _products(query, near.keys), low),
+        _with_size(_products(query, branches.keys), branches.size),
+        _with_size(jnp.einsum("cgd,ckd->cgk", query, opened.means.keys), opened.means.size),
+        jnp.where(leaves.filled[:, None], jnp.einsum("cgd,ckd->cgk", query, leaves.keys), low),
+    ]
+    values = near.values, branches.values, opened.means.values, leaves.values
     tops = [jnp.max(of, axis=-1, keepdims=True, initial=low) for of in logits]
     top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
-    weights = [jnp.where(keep, jnp.exp(of - top), 0.0) for of, keep in zip(logits, kept, strict=True)]
-    total = sum(jnp.sum(of, axis=-1) for of in weights)
-    output = sum(
-        jnp.einsum("cgk,kv->cgv" if values.ndim == 2 else of_each[1], of, values)
-        for of, (*_, values) in zip(weights, parts, strict=True)
+    weights = [jnp.where(of > low, jnp.exp(of - top), 0.0) for of in logits]
+    total = functools.reduce(jnp.add, [jnp.sum(of, axis=-1) for of in weights])
+    output = functools.reduce(
+        jnp.add,
+        [
+            jnp.einsum("cgk,kv->cgv" if own.ndim == 2 else "cgk,ckv->cgv", of, own)
+            for of, own in zip(weights, values, strict=True)
+        ],
     )
     safe = jnp.where(total > 0, total, 1.0)
     return output / safe[..., None], jnp.where(total > 0, top[..., 0] + jnp.log(safe), low)
+
+
+def _with_size(products: Array, size: Array) -> Array:
+    """Logits of means [C, G, K] whose log sizes are [C, K]; finite_min where there is none."""
+    low = finite_min(products.dtype)
+    return jnp.where(size[:, None] > low / 8, products + size[:, None], low)
 
 
 def _products(query: Array, keys: Array) -> Array:

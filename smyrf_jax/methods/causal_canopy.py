@@ -1,7 +1,9 @@
 """Canopy for causal attention: what is near exactly, the past by open leaves of trees and by means."""
 
+import bisect
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from smyrf_jax.budget import Budget, BudgetError, Cost, Problem
+from smyrf_jax.budget import Budget, Cost, Problem
 from smyrf_jax.causal.decoding import Decoding, begin, decode
 from smyrf_jax.causal.past import Sizes, past_of
 from smyrf_jax.causal.scan import Rules, attend_to_past
@@ -148,61 +150,62 @@ class CausalCanopy(Method):
 
     def cost_of(self, problem: Problem) -> Cost:
         """What queries see exactly, and the means at which they look."""
-        leaf, branch = self.leaf_size, self.leaf_size * self.leaves_per_branch
-        pairs = 0
-        for start in range(0, problem.num_queries, self.block_size):
-            queries = min(self.block_size, problem.num_queries - start)
-            near = min(start, self.num_sinks)
-            past = min(start, problem.num_keys)
-            branches = past // branch
-            leaves = min(self.num_branches, branches) * self.leaves_per_branch
-            of_one = near + branches + leaves + min(self.num_leaves, leaves) * leaf
-            pairs += queries * (queries + 1) // 2 + queries * of_one
         width, values = problem.width, problem.values
         levels = len(self.sizes_of(max(problem.num_queries, problem.num_keys)).levels)
         of_query = [values + 1, values + 1, width, width, self.num_branches + self.num_leaves]
         of_key = [2 * levels * (width + values), width + values]
-        step = 128 * (self.block_size + self.num_leaves * leaf + self.num_branches * self.leaves_per_branch)
-        return problem.cost(pairs, problem.batch * problem.heads * step, of_query, of_key)
+        opened = self.num_leaves * self.leaf_size + self.num_branches * self.leaves_per_branch
+        step = problem.batch * problem.heads * self.block_size * (self.block_size + opened)
+        return problem.cost(sum(self._pairs(problem)), step, of_query, of_key)
+
+    def _pairs(self, problem: Problem) -> tuple[int, int, int]:
+        """With the own block and the sinks, with the means of branches, and with what is opened."""
+        near = means = opened = 0
+        for start in range(0, problem.num_queries, self.block_size):
+            queries = min(self.block_size, problem.num_queries - start)
+            branches = min(start, problem.num_keys) // (self.leaf_size * self.leaves_per_branch)
+            leaves = min(self.num_branches, branches) * self.leaves_per_branch
+            near += queries * (queries + 1) // 2 + queries * min(start, self.num_sinks)
+            means += queries * branches
+            opened += queries * (leaves + min(self.num_leaves, leaves) * self.leaf_size)
+        return near, means, opened
 
     @classmethod
     def within(cls, budget: Budget, problem: Problem, fields: dict[str, Any]) -> "CausalCanopy":
-        """See `Method`: a third for the own block, a sixth for the branches' means, the rest for leaves.
+        """See `Method`. Open are three branches for four leaves.
 
-        What is open: three branches for four leaves.
+        Near a third of the pairs are of the own block, and a sixth of the means of branches.
         """
-        dear: BudgetError | None = None
-        part = budget.pairs or 0.5
-        for block in (128, 64, 32, 16, 8):
-            sizes = {"block_size": block, "leaves_per_branch": 4} | fields
-            leaf = sizes.get("leaf_size", cls.leaf_size)
-            while "leaves_per_branch" not in fields and part * leaf * sizes["leaves_per_branch"] < 6:
-                if 2 * leaf * sizes["leaves_per_branch"] > sizes["block_size"]:
-                    break
-                sizes["leaves_per_branch"] *= 2
-            while (
-                leaf * sizes["leaves_per_branch"] > sizes["block_size"] and "leaves_per_branch" not in fields
-            ):
-                sizes["leaves_per_branch"] //= 2
-            of_blocks = sum(
-                size * (size + 1) // 2
-                for start in range(0, problem.num_queries, sizes["block_size"])
-                for size in (min(sizes["block_size"], problem.num_queries - start),)
-            )
-            if block > 8 and "block_size" not in fields and of_blocks > 0.35 * part * problem.pairs:
-                continue
+        leaf = fields.get("leaf_size", cls.leaf_size)
+        least, found = [], []
+        for block, leaves in itertools.product((128, 64, 32, 16), (1, 2, 4, 8, 16)):
+            sizes = {"block_size": block, "leaves_per_branch": leaves} | fields
 
             def opened(leaves: int, sizes: dict[str, Any] = sizes) -> "CausalCanopy":
-                branches = fields.get("num_branches", -(-3 * leaves // 4))
-                return cls(**({"num_leaves": leaves, "num_branches": branches} | sizes))
+                return cls(**({"num_leaves": leaves, "num_branches": -(-3 * leaves // 4)} | sizes))
 
-            most = 1 if "num_leaves" in fields else max(1, problem.num_keys // leaf)
+            def too_dear(leaves: int, opened: Callable[[int], CausalCanopy] = opened) -> bool:
+                return not budget.allows(opened(leaves).cost_of(problem))
+
             try:
-                return budget.first(map(opened, range(most, 0, -1)), lambda method: method.cost_of(problem))
-            except BudgetError as error:
-                dear = error
-        assert dear is not None
-        raise dear
+                least.append(opened(1))
+            except ValueError as error:  # a branch of so many leaves is not within such a block
+                fault = error
+                continue
+            if not too_dear(1):
+                numbers = range(2, max(3, problem.num_keys // leaf))
+                found.append(opened(1 + bisect.bisect_left(numbers, True, key=too_dear)))
+        if not least:
+            raise fault
+        if not found:
+            return budget.first(least, lambda method: method.cost_of(problem))
+
+        def unevenness(method: CausalCanopy) -> float:
+            near, means, opened = method._pairs(problem)
+            total = near + means + opened
+            return abs(near / total - 1 / 3) + abs(means / total - 1 / 6)
+
+        return min(found, key=unevenness)
 
 
 def _of_rows(function: Callable[..., Any], axes: int, arrays: Any) -> Any:
@@ -245,8 +248,8 @@ def _attend_rows(
     key, value, query = filled_up(key, 1), filled_up(value, 1), filled_up(query, 2)
     inside = jnp.broadcast_to(jnp.arange(length) < num_keys, key.shape[:2])
     kept_keys = inside if kept is None else filled_up(kept, 1)
-    padded = kept is not None and kept_queries is not None
-    if padded:
+    order = None
+    if kept is not None and kept_queries is not None:
         used = kept_keys | filled_up(kept_queries, 1)
         slots = jnp.argsort(~used, axis=-1, stable=True).astype(jnp.int32)[..., None]
         order = slots, places_of(slots, length, complete=True)
@@ -256,9 +259,10 @@ def _attend_rows(
     past = past_of(key, value, kept_keys, sizes)
     rules = Rules(sizes, method.num_branches, method.num_leaves, length, method.shared_choice)
     output, logsumexp = attend_to_past(query, key, value, kept_keys, past, rules)
-    if padded:
+    if order is not None:
         rows = _side_by_side(jnp.concatenate([output, logsumexp[..., None]], axis=-1))
-        found = _apart(*_in_order(of_its_piece, order, rows), query.shape[1])
+        (rows,) = _in_order(of_its_piece, order, rows)
+        found = _apart(rows, query.shape[1])
         output, logsumexp = found[..., :-1], found[..., -1]
     return output[:, :, :num_queries], logsumexp[:, :, :num_queries]
 
