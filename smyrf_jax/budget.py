@@ -66,9 +66,7 @@ class Problem:
     is_causal: bool = False
 
     def __post_init__(self) -> None:
-        numbers = {
-            name: number for name, number in vars(self).items() if name not in ("dtype", "is_causal")
-        }
+        numbers = {name: number for name, number in vars(self).items() if name not in ("dtype", "is_causal")}
         check_positive(**(numbers | {"value_width": self.values}))
 
     @property
