@@ -51,12 +51,15 @@ def check_causal(method: Method, loaded: PretrainedCausal, length: int) -> None:
     jax.eval_shape(functools.partial(smyrf_jax.attention, method=method, is_causal=True), query, key, key)
 
 
-def predictor(loaded: PretrainedCausal, method: Method) -> Callable[[np.ndarray], Predictions]:
-    """`predictions` of a window [T] with a method in all layers.
+def predictor(loaded: PretrainedCausal, method: Method, length: int) -> Callable[[np.ndarray], Predictions]:
+    """`predictions` of a window [T] with a method in all layers; T is the length.
 
-    One program does each layer: the whole model as one takes many times as long to compile.
+    Positions are interpolated where the checkpoint has fewer. One program does each layer: the whole model as
+    one takes many times as long to compile.
     """
     model, params = loaded.model, loaded.params
+    if length > model.config.max_position_embeddings:
+        model = model.clone(config=model.config.with_longer_positions(length))
     layer = Layer(model.config, method)
 
     @jax.jit
@@ -92,7 +95,7 @@ def measure(
     needle: also over the windows with a needle, at each depth.
     """
     length = windows.shape[1]
-    run = predictor(loaded, method)
+    run = predictor(loaded, method, length)
     jax.block_until_ready(run(windows[0]))  # compiles
     found, seconds = [], []
     for window in windows:
