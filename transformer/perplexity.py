@@ -30,7 +30,9 @@ from transformer.swapped import check_causal, measure, settings_of
 
 _MODEL = flags.DEFINE_string("model", "smollm2", "smollm2, a checkpoint's folder or a GGUF file.")
 _TEXT = flags.DEFINE_string("text", "wiki", "anarchism, wiki, a file, or a folder of files.")
-_LENGTHS = flags.DEFINE_list("lengths", ["512", "2048"], "tokens of a window.")
+_LENGTHS = flags.DEFINE_list(
+    "lengths", ["512", "2048"], "tokens of a window; past the trained length positions are interpolated."
+)
 _WINDOWS = flags.DEFINE_integer("windows", 4, "windows of the text.", lower_bound=1)
 _METHODS = flags.DEFINE_list("methods", ["dense", "local"], f"of {', '.join(METHODS)}.")
 _FIELDS = flags.DEFINE_list(
@@ -64,7 +66,7 @@ def compare() -> None:
         make_parent("json", _JSON.value)
     lengths = [int(length) for length in _LENGTHS.value]
     fields = fields_by_method(_FIELDS.value, _METHODS.value)
-    loaded = load_causal(_MODEL.value, max_length=max(lengths))
+    loaded = load_causal(_MODEL.value)
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise FileNotFoundError(f"--model={_MODEL.value} has no tokenizer.")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 
 class Needle(NamedTuple):
@@ -114,7 +115,7 @@ def plot_pairs(rows: Sequence[Row], path: str | os.PathLike) -> None:
         axis.set(title=f"{length} tokens", xlabel="part of the causal pairs", yscale="log")
         _plain(axis)
     axes[0, 0].set_ylabel("perplexity")
-    axes[0, 0].legend(fontsize=8)
+    _legend(figure, axes[0, 0])
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -143,14 +144,19 @@ def plot_positions(rows: Sequence[Row], path: str | os.PathLike) -> None:
             axis.set(title=title, xlabel="place in the window", yscale="log")
             _plain(axis)
         of_budget[0].set_ylabel("perplexity")
-    axes[0, 0].legend(fontsize=8)
+    _legend(figure, axes[0, 0])
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
+def _legend(figure: Any, axis: Any) -> None:
+    """One for all panels, below them."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+
+
 def _plain(axis: Any) -> None:
-    """Numbers as they are, of a logarithmic axis of few decades."""
-    axis.yaxis.set_major_formatter("{x:.4g}")
-    axis.yaxis.set_minor_formatter("{x:.4g}")
-    axis.tick_params(axis="y", which="both", labelsize=8)
-    axis.grid(alpha=0.3, which="both")
+    """Marks at 1, 2 and 5 of each decade of a logarithmic axis, as plain numbers."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:,.0f}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.3)

@@ -1,7 +1,6 @@
 """Causal language models with the attention of all layers swapped: settings, and what they predict then."""
 
 import functools
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,10 +22,6 @@ from transformer.perplexity_report import Needle, Row
 _PARTS = 16  # of a window, whose perplexities are told
 
 
-def _causal(function: Callable[..., Any]) -> dict[str, bool]:
-    return {"is_causal": True} if "is_causal" in inspect.signature(function).parameters else {}
-
-
 def settings_of(
     kind: type[Method], length: int, budgets: Sequence[float], width: int, fields: Mapping[str, Any]
 ) -> dict[float, Method]:
@@ -40,9 +35,9 @@ def settings_of(
     chosen = dict(fields)
     if issubclass(kind, ContentBased) and chosen.get("window") is None:
         chosen["clusters_see_future"] = True
-    size = kind.for_budget
     return {
-        pairs: size(length, length, pairs=pairs, width=width, **_causal(size), **chosen) for pairs in budgets
+        pairs: kind.for_budget(length, length, pairs=pairs, width=width, is_causal=True, **chosen)
+        for pairs in budgets
     }
 
 
@@ -56,12 +51,15 @@ def check_causal(method: Method, loaded: PretrainedCausal, length: int) -> None:
     jax.eval_shape(functools.partial(smyrf_jax.attention, method=method, is_causal=True), query, key, key)
 
 
-def predictor(loaded: PretrainedCausal, method: Method) -> Callable[[np.ndarray], Predictions]:
-    """`predictions` of a window [T] with a method in all layers.
+def predictor(loaded: PretrainedCausal, method: Method, length: int) -> Callable[[np.ndarray], Predictions]:
+    """`predictions` of a window [T] with a method in all layers; T is the length.
 
-    One program does each layer: the whole model as one takes many times as long to compile.
+    Positions are interpolated where the checkpoint has fewer. One program does each layer: the whole model as
+    one takes many times as long to compile.
     """
     model, params = loaded.model, loaded.params
+    if length > model.config.max_position_embeddings:
+        model = model.clone(config=model.config.with_longer_positions(length))
     layer = Layer(model.config, method)
 
     @jax.jit
@@ -97,7 +95,7 @@ def measure(
     needle: also over the windows with a needle, at each depth.
     """
     length = windows.shape[1]
-    run = predictor(loaded, method)
+    run = predictor(loaded, method, length)
     jax.block_until_ready(run(windows[0]))  # compiles
     found, seconds = [], []
     for window in windows:
@@ -116,7 +114,7 @@ def measure(
                 np.mean([answer_of(np.asarray(of[field])) for of in of_depth]) for field in (1, 0)
             )
             needles.append(Needle(depth, float(hits), -float(answers)))
-    cost = method.cost(length, length, width=loaded.model.config.head_width, **_causal(method.cost))
+    cost = method.cost(length, length, width=loaded.model.config.head_width, is_causal=True)
     parts = [float(np.exp(np.mean(part))) for part in np.array_split(losses, _PARTS, axis=1) if part.size]
     return Row(
         method=name,

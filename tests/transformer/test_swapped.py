@@ -20,9 +20,18 @@ def test_layer_by_layer_is_the_model(method, tiny_llama):
     expected = tiny_llama.model.clone(attention=method).apply(
         {"params": tiny_llama.params}, WINDOWS[:1], method="predictions"
     )
-    found = predictor(tiny_llama, method)(WINDOWS[0])
+    found = predictor(tiny_llama, method, 192)(WINDOWS[0])
     np.testing.assert_allclose(found.losses, expected.losses, atol=1e-4)
     np.testing.assert_array_equal(found.hits, expected.hits)
+
+
+def test_positions_are_interpolated_for_longer_windows(tiny_llama):
+    model, params, _ = tiny_llama
+    window = np.concatenate([WINDOWS[0], WINDOWS[1]])
+    longer = model.clone(config=model.config.with_longer_positions(384))
+    expected = longer.apply({"params": params}, window[None], method="predictions")
+    found = predictor(tiny_llama, Dense(), 384)(window)
+    np.testing.assert_allclose(found.losses, expected.losses, atol=1e-4)
 
 
 def test_figures_are_those_of_the_logits(tiny_llama):
