@@ -11,6 +11,7 @@ from smyrf_jax.methods.local import Local
 from smyrf_jax.methods.method import Clustered, ContentBased, Method, Parts, check_fields
 from smyrf_jax.methods.scatterbrain import Performer, Scatterbrain
 from smyrf_jax.methods.smyrf import Smyrf
+from smyrf_jax.methods.streaming import Streaming
 
 METHODS: Mapping[str, type[Method]] = {
     method.__name__.lower(): method
@@ -22,6 +23,7 @@ METHODS: Mapping[str, type[Method]] = {
         Scatterbrain,
         Performer,
         Local,
+        Streaming,
         Reformer,
         Routing,
         HyperAttention,
@@ -57,5 +59,6 @@ __all__ = [
     "Routing",
     "Scatterbrain",
     "Smyrf",
+    "Streaming",
     "method_from_config",
 ]

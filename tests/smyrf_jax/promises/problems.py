@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from smyrf_jax import Canopy, CausalCanopy, Dense, Local, Performer, Scatterbrain, Smyrf
-from smyrf_jax.methods import HyperAttention, Reformer, Routing
+from smyrf_jax.methods import HyperAttention, Reformer, Routing, Streaming
 
 SMALL = {
     "dense": Dense(),
@@ -17,6 +17,7 @@ SMALL = {
     "window": Scatterbrain(num_features=8, window=9),
     "performer": Performer(16),
     "local": Local(9),
+    "streaming": Streaming(9, 2),
     "reformer": Reformer(1, 8),
     "routing": Routing(8),
     "hyperattention": HyperAttention(2, 8),
@@ -31,12 +32,13 @@ ONE_CLUSTER = {
     "window": Scatterbrain(num_features=8, window=128),
     "performer": Performer(16),
     "local": Local(128),
+    "streaming": Streaming(128, 2),
     "reformer": Reformer(1, 64),
     "routing": Routing(64),
     "hyperattention": HyperAttention(2, 64),
 }
 # See every key by its place, so that a hole among the kept ones is a distance.
-BY_PLACE = ("window", "local", "causalcanopy")
+BY_PLACE = ("window", "local", "streaming", "causalcanopy")
 # Asked to be causal in every promise: they are nothing else.
 CAUSAL = ("causalcanopy",)
 ALL_PAIRS = ("dense", "performer")
