@@ -40,6 +40,8 @@ def method_from_config(name: str, **options: Any) -> Method:
     if name not in METHODS:
         raise ValueError(f"name should be one of {sorted(METHODS)}, but got {name!r}.")
     check_fields(METHODS[name], options)
+    # Lists are what JSON and ml_collections make of tuples.
+    options = {of: tuple(value) if isinstance(value, list) else value for of, value in options.items()}
     return METHODS[name](**options)
 
 

@@ -63,7 +63,6 @@ class CausalCanopy(Method):
     shared_choice: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tree_sizes", tuple(self.tree_sizes))  # configs have lists
         check_positive(
             block_size=self.block_size,
             num_branches=self.num_branches,

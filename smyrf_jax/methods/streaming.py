@@ -84,7 +84,7 @@ class Streaming(Method):
 def _first(
     number: int, key: Array, value: Array, mask: Array | None
 ) -> tuple[tuple[Array, Array], Array, Array]:
-    """The first keys and values that are kept [*B, s, M, D], their places and which there are [*B, M, 1, s]."""
+    """First keys and values that are kept [*B, s, M, D], their places, and which there are [*B, M, 1, s]."""
     number = min(number, key.shape[-3])
     rows = (*key.shape[:-3], key.shape[-2])
     if mask is None:

@@ -12,6 +12,7 @@ import pytest
 
 from smyrf_jax import (
     Canopy,
+    CausalCanopy,
     Dense,
     Local,
     Method,
@@ -31,14 +32,17 @@ SMALL = {
     "dense": Dense(),
     "smyrf": Smyrf(2, 8),
     "canopy": Canopy(2, 8, 2),
+    "causalcanopy": CausalCanopy(8, 1, 1, leaf_size=2, leaves_per_branch=2, tree_sizes=(16,)),
     "scatterbrain": Scatterbrain(2, 8, 8),
     "scatterbrain with a window": Scatterbrain(num_features=8, window=9),
     "performer": Performer(16),
     "local": Local(9),
+    "streaming": METHODS["streaming"](window=9),
     "reformer": METHODS["reformer"](num_hashes=1, cluster_size=8),
     "routing": METHODS["routing"](cluster_size=8),
     "hyperattention": METHODS["hyperattention"](num_hashes=2, cluster_size=8),
 }
+CAUSAL = ("causalcanopy",)
 SHAPE = (2, 24, 24, 4, 4, 5)
 
 
@@ -63,7 +67,10 @@ def test_the_method_is_static_and_the_same_input_gives_the_same_output(name):
     query, key, value = arrays_of(SHAPE)
     key, value = key[:, :, :2], value[:, :, :2]  # two heads share one
     run = jax.jit(
-        lambda method, *arrays: attention(*arrays, method=method, return_residual=True), static_argnums=0
+        lambda method, *arrays: attention(
+            *arrays, method=method, is_causal=name in CAUSAL, return_residual=True
+        ),
+        static_argnums=0,
     )
     output, logsumexp = run(SMALL[name], query, key, value)
     chex.assert_shape(output, (2, 24, 4, 5))
@@ -113,7 +120,8 @@ def test_lengths_are_masks_and_padded_queries_are_zero(name):
     def run(mask, lengths):
         masks = {"mask": mask, "query_mask": mask}
         lengths = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
-        return attention(query, key, value, method=method, return_residual=True, **masks, **lengths)
+        options = {"is_causal": name in CAUSAL, "return_residual": True}
+        return attention(query, key, value, method=method, **options, **masks, **lengths)
 
     expected, residual = run(mask, None)
     output, logsumexp = run(None, lengths)
@@ -162,7 +170,7 @@ def test_a_budget_is_kept_and_used(name):
 def test_methods_by_name():
     assert method_from_config("canopy", num_trees=2, cluster_size=32) == Canopy(2, 32)
     assert method_from_config("dense") == Dense()
-    with pytest.raises(ValueError, match=r"name should be one of \['canopy', 'dense', .*'sparse'"):
+    with pytest.raises(ValueError, match=r"name should be one of \['canopy', 'causalcanopy', .*'sparse'"):
         method_from_config("sparse")
     with pytest.raises(ValueError, match=r"Dense has no fields \['cluster_size'\]; it has \[\]"):
         method_from_config("dense", cluster_size=3)
