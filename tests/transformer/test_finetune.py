@@ -21,8 +21,10 @@ from training.checkpoint import Checkpoints
 from transformer import finetune
 from transformer.buckets import Encoded
 from transformer.classifier import Classifier
-from transformer.finetune import build_optimizer, metrics_of, train
+from transformer.finetune import metrics_of, train
+from transformer.learning import methods_of
 from transformer.pretrained import load_encoder
+from transformer.updates import build_optimizer
 from transformer.weights import read_weights
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -172,7 +174,7 @@ def test_attentions_are_names_and_fields(config):
     ):
         config.attentions = ml_collections.ConfigDict({"odd": wrong})
         with pytest.raises(ValueError, match=message):
-            finetune.methods_of(config)
+            methods_of(config.attentions.to_dict())
 
 
 def test_what_has_no_meaning_is_refused(config, tmp_path):
