@@ -14,7 +14,9 @@ from smyrf_jax import Canopy, Smyrf
 NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")}
 # What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
 FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf"}
-GANS = NAMES - FINETUNING
+# What is trained from random weights by transformer.train (tests/transformer/test_train.py).
+FROM_SCRATCH = {"copy", "lm_wikitext103_scatterbrain"}
+GANS = NAMES - FINETUNING - FROM_SCRATCH
 
 
 def config_of(name):

@@ -8,7 +8,7 @@ attention of config.attentions, whatever they were trained with; the figures are
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -123,7 +123,7 @@ class FinetuneTask(LearningTask):
     def fresh(self, rng: Key[Array, ""]) -> PyTree:
         return self._model.init(rng, jnp.zeros((1, 1), jnp.int32))["params"]
 
-    def loss(self, params: PyTree, batch: Encoded, rngs: Mapping[str, Array]) -> Array:
+    def loss(self, params: PyTree, batch: Encoded, rngs: dict[str, Array]) -> Array:
         inputs = (batch.tokens, batch.kept, batch.token_types)
         logits: Any = self._model.apply({"params": params}, *inputs, deterministic=False, rngs=rngs)
         return loss_of(logits, jnp.asarray(batch.labels))

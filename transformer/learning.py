@@ -94,7 +94,7 @@ class LearningTask(Task):
         """Random parameters."""
 
     @abc.abstractmethod
-    def loss(self, params: PyTree, batch: Any, rngs: Mapping[str, Array]) -> Array:
+    def loss(self, params: PyTree, batch: Any, rngs: dict[str, Array]) -> Array:
         """The mean loss of a replica's batch, in training."""
 
     @abc.abstractmethod

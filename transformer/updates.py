@@ -13,7 +13,7 @@ from jaxtyping import Key, PyTree
 from training.parallel import AXIS
 
 # (params, batch, rngs) -> the mean loss of the batch.
-Loss = Callable[[PyTree, Any, Mapping[str, Array]], Array]
+Loss = Callable[[PyTree, Any, dict[str, Array]], Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
