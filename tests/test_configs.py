@@ -15,7 +15,9 @@ NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs"
 # What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
 FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf"}
 # What is trained from random weights by transformer.train (tests/transformer/test_train.py).
-FROM_SCRATCH = {"copy", "lm_wikitext103_scatterbrain"}
+FROM_SCRATCH = {"copy", "lm_wikitext103_scatterbrain"} | {
+    f"lra_{task}" for task in ("listops", "text", "pathfinder", "image", "retrieval")
+}
 GANS = NAMES - FINETUNING - FROM_SCRATCH
 
 
