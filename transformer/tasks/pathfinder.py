@@ -69,6 +69,8 @@ def _drawn(settings: Pathfinder, rng: np.random.Generator, number: int) -> tuple
     dashes = np.zeros((number, 0, 2, 2))
     for dots in (settings.contour, settings.contour, *[settings.contour // 3] * settings.distractors):
         dashes = _with_line(settings, rng, dashes, dots)
+        if not len(dashes):
+            return np.zeros((0, settings.window**2), np.uint8), np.zeros(0, np.int32)
     # The first end of the first line, and the last end of the other and of it.
     first = dashes[:, 0].mean(axis=1)
     last = np.stack([dashes[:, end].mean(axis=1) for end in (2 * settings.contour - 1, settings.contour - 1)])
