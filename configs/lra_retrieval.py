@@ -5,7 +5,7 @@ configs these sizes and this schedule are from. Every attention but the dense ha
 there. Attention weights are not dropped out, which theirs are. The files are those of Long Range Arena's
 lra_release.
 
-Variant `small`: 1,000 bytes, 2,000 steps of 16 pairs.
+Variant `small`: 1,000 bytes, 2,000 steps of 16 pairs of papers, an 8th of the pairs of tokens.
 
 Command: python -m transformer.train --config=configs/lra_retrieval.py --config.attention=scatterbrain
     --config.data.path=/path/to/tsv_data  (new_aan_pairs.train.tsv, .eval.tsv and .test.tsv)
@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.update(learning_rate=0.05 / 8000**0.5, warmup=8000 / 46_000)
     config.evaluate.update(every=4000, batch_size=32, validation_size=2048)
     if variant == "small":
+        config.pairs = 1 / 8
         config.num_steps, config.batch_size = 2000, 16
         config.optimizer.update(learning_rate=1e-3, warmup=0.1)
         config.evaluate.update(every=500, validation_size=512)

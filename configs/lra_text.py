@@ -12,6 +12,7 @@ Command: python -m transformer.train --config=configs/lra_text.py --config.atten
   Your own texts: --config.data.path=/path/to/file.csv (text,label)
   Small, all attentions: python -m benchmarks.scratch --tasks=text
   local and scatterbrain_local want --config.model.pooling=mean: a CLS token would see its window alone.
+  canopy wants a little more than a 16th of the pairs of 1,001 tokens: --config.pairs=0.07.
 Result: full scale not run; small: benchmarks/results/text.md
 """
 

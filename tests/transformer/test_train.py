@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from configs import copy as copy_config
+from configs import lra_listops
 from tests.transformer.test_finetune import params_in
 from transformer import train as program
 from transformer.tasks.language import LanguageData
@@ -89,6 +90,26 @@ def test_two_replicas_are_one_of_twice_the_batch(tmp_path):
     config.seed = 1
     other = train(config, str(tmp_path / "other"), ONE)
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True))
+
+
+def test_an_encoder_is_trained_and_put_beside_what_the_roots_tell(tmp_path):
+    config = lra_listops.get_config("small")
+    config.attention, config.num_steps, config.batch_size = "dense", 4, 8
+    config.data.update(min_length=5, max_length=24, train_size=200, validation_size=20, test_size=50)
+    config.data.folder = str(tmp_path / "data")
+    config.model.update(hidden_size=16, num_heads=2, num_layers=1, intermediate_size=16)
+    config.evaluate.update(every=2, batch_size=16, validation_size=20)
+    train(config, str(tmp_path / "run"), ONE)
+    results = results_in(tmp_path / "run")
+    assert list(results) == [
+        "dense",
+        "most frequent class",
+        "root operator alone",
+        "root operator and its digits",
+    ]
+    assert all(0 <= parts["test"]["accuracy"] <= 1 for parts in results.values())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "validation_accuracy" in row] == [2, 4]
 
 
 def test_clusters_that_see_later_tokens_are_told(tmp_path, capsys):
