@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "task": "copy",
                 "length": 256,  # tokens; w has one less than half
                 "num_symbols": 16,
-                "train_size": 64_000,  # an epoch of an endless stream
+                "train_size": 48_000,  # an epoch of an endless stream
                 "validation_size": 64,
                 "test_size": 512,
             },
