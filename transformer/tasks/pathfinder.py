@@ -29,9 +29,9 @@ class Pathfinder:
     distractors: int = 5
 
     def __post_init__(self) -> None:
-        if self.window < 8 or self.contour < 3 or self.distractors < 0:
+        if self.window < 8 or self.contour < 4 or self.distractors < 0:
             raise ValueError(
-                "config.data.window should be 8 at least, contour 3, and distractors not negative, but are "
+                "config.data.window should be 8 at least, contour 4, and distractors not negative, but are "
                 f"{self}."
             )
 
