@@ -10,11 +10,19 @@ import pytest
 from biggan.augment import Augmentation
 from biggan.experiment import build_gan, build_state
 from smyrf_jax import Canopy, Smyrf
+from smyrf_jax.methods import METHODS
+from transformer.budgeted import budgeted, part_of_pairs
+from transformer.plain import PlainConfig
+from transformer.updates import build_optimizer
 
 NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")}
 # What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
 FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf"}
-GANS = NAMES - FINETUNING
+# What is trained from random weights by transformer.train (tests/transformer/test_train.py).
+FROM_SCRATCH = {"copy", "lm_wikitext103_scatterbrain"} | {
+    f"lra_{task}" for task in ("listops", "text", "pathfinder", "image", "retrieval")
+}
+GANS = NAMES - FINETUNING - FROM_SCRATCH
 
 
 def config_of(name):
@@ -97,3 +105,44 @@ def test_the_rows_of_glue():
     }
     with pytest.raises(ValueError, match="the rows are 2x32, 2x16, 128, 64, 32"):
         importlib.import_module("configs.glue_bert_smyrf").get_config("3x3")
+
+
+@pytest.mark.parametrize("name", sorted(FROM_SCRATCH))
+def test_a_config_from_scratch_builds_with_every_attention(name):
+    module = importlib.import_module(f"configs.{name}")
+    with pytest.raises(ValueError, match=f"configs/{name}.py:large: the variants are .*small, and none"):
+        module.get_config("large")
+    for variant in module.VARIANTS:
+        config = module.get_config(variant)
+        assert config.attention in config.attentions
+        assert config.num_steps or config.epochs
+        build_optimizer(config.optimizer.to_dict(), 100)
+        data = config.data.to_dict()
+        length = data.get("length") or data.get("max_length") or data.get("window", 32) ** 2
+        PlainConfig(100, length, **config.model.to_dict())
+        is_causal = name in {"copy", "lm_wikitext103_scatterbrain"}
+        length += config.model.get("pooling") == "cls"
+        for options in config.attentions.to_dict().values():
+            if options["name"] in METHODS:
+                # As the docstrings of those configs tell.
+                dear = options["name"] == "canopy" and length in (1001, 1025) and config.pairs == 1 / 16
+                pairs = 0.07 if dear else config.pairs
+                method = budgeted(length=length, pairs=pairs, is_causal=is_causal, **options)
+                most = 1 if options["name"] == "dense" else pairs
+                assert part_of_pairs(method, length, is_causal) <= most
+
+
+def test_the_schedules_of_scatterbrains_configs():
+    """Peaks and warmups in steps, at the steps that their epochs have."""
+    for name, examples, peak, warmup, steps in (
+        ("lra_listops", 96_000, 1.58e-3, 1000, 30_000),
+        ("lra_text", 25_000, 5.6e-4, 8000, 20_312),
+        ("lra_retrieval", 147_086, 5.6e-4, 8000, 45_964),
+        ("lra_image", 45_000, 5e-4, 176, 35_156),
+        ("lra_pathfinder", 160_000, 1e-3, 312, 62_500),
+    ):
+        config = config_of(name)
+        assert config.optimizer.learning_rate == pytest.approx(peak, rel=0.01)
+        assert config.epochs * examples / config.batch_size == pytest.approx(steps, abs=1)
+        assert config.optimizer.warmup * steps == pytest.approx(warmup, rel=0.01)
+        assert config.pairs == 1 / 16

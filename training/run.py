@@ -150,7 +150,7 @@ class Run:
             bar.write(f"step {step}: {shown}" + (f" {rate:.1f} {unit}/s" if rate else ""), file=sys.stdout)
             sys.stdout.flush()
         if rate:
-            bar.set_postfix_str(f"{rate:.1f} {unit}/s")
+            bar.set_postfix_str(f"{rate:.1f} {unit}/s", refresh=False)  # a line a second, not a step
 
 
 class _Clock:

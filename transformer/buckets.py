@@ -1,5 +1,6 @@
 """Tokens of labelled texts, in batches of texts that are about as long."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -89,16 +90,22 @@ def batches(
     num_batches = max(1, len(widths) // together)
     part, first = divmod(start // together, num_batches)
     while True:
-        drawn = _drawn(len(widths), seed, part * num_batches * together, num_batches * together)
-        drawn = drawn[np.argsort(widths[drawn], kind="stable")].reshape(num_batches, together)
+        rows = drawn(len(widths), seed, part * num_batches * together, num_batches * together)
+        rows = rows[np.argsort(widths[rows], kind="stable")].reshape(num_batches, together)
         for place in np.random.default_rng((1, seed, part)).permutation(num_batches)[first:]:
             mine = slice(index * batch_size, (index + 1) * batch_size)
-            yield Encoded(*(array[mine] for array in encoded.batch(drawn[place])))
+            yield Encoded(*(array[mine] for array in encoded.batch(rows[place])))
         part, first = part + 1, 0
 
 
-def _drawn(size: int, seed: int, start: int, number: int) -> np.ndarray:
+def drawn(size: int, seed: int, start: int, number: int) -> np.ndarray:
     """[number] draws from `start` on of an endless stream in which all of `size` come, then all again."""
     epochs = range(start // size, -(-(start + number) // size))
-    orders = [np.random.default_rng((0, seed, epoch)).permutation(size) for epoch in epochs]
+    orders = [permutation(seed, epoch, size) for epoch in epochs]
     return np.concatenate(orders)[start - epochs.start * size :][:number]
+
+
+@functools.lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """[size], the order of an epoch."""
+    return np.random.default_rng((0, seed, epoch)).permutation(size)

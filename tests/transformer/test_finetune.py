@@ -21,7 +21,8 @@ from training.checkpoint import Checkpoints
 from transformer import finetune
 from transformer.buckets import Encoded
 from transformer.classifier import Classifier
-from transformer.finetune import build_optimizer, metrics_of, train
+from transformer.finetune import metrics_of, train
+from transformer.learning import methods_of
 from transformer.pretrained import load_encoder
 from transformer.weights import read_weights
 
@@ -172,7 +173,7 @@ def test_attentions_are_names_and_fields(config):
     ):
         config.attentions = ml_collections.ConfigDict({"odd": wrong})
         with pytest.raises(ValueError, match=message):
-            finetune.methods_of(config)
+            methods_of(config.attentions.to_dict())
 
 
 def test_what_has_no_meaning_is_refused(config, tmp_path):
@@ -224,37 +225,6 @@ def test_roberta_is_fine_tuned_too(config, tmp_path, tiny_roberta):
     pretrained = load_encoder(tiny_roberta, max_length=48).params
     pretrained.pop("pooler")  # the head reads the first token
     chex.assert_trees_all_equal(params["roberta"], pretrained)
-
-
-@pytest.mark.parametrize("warmup", [0, 0.04])
-def test_without_steps_to_warm_up_the_rate_is_whole_at_once(warmup):
-    settings = {"learning_rate": 0.1, "warmup": warmup, "weight_decay": 0.5, "clip": 1.0}
-    optimizer = build_optimizer(settings, 4)
-    params = {"kernel": np.ones(1, np.float32)}
-    state, rates = optimizer.init(params), []
-    for _ in range(4):
-        updates, state = optimizer.update(jax.tree.map(np.zeros_like, params), state, params)
-        rates.append(float(-updates["kernel"][0]) / 0.5)
-    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025], atol=1e-7)
-
-
-def test_the_schedule_and_what_decays():
-    settings = {"learning_rate": 0.1, "warmup": 0.25, "weight_decay": 0.5, "clip": 1.0}
-    for warmup in (-0.1, 100):
-        with pytest.raises(
-            ValueError, match=f"warmup should be a part of the steps, 0 .. 1, but is {warmup}"
-        ):
-            build_optimizer(settings | {"warmup": warmup}, 8)
-    optimizer = build_optimizer(settings, 8)
-    params = {"kernel": np.ones(1, np.float32), "bias": np.ones(1, np.float32)}
-    state, zeros = optimizer.init(params), jax.tree.map(np.zeros_like, params)
-    rates = []
-    for _ in range(9):
-        updates, state = optimizer.update(zeros, state, params)
-        assert float(updates["bias"][0]) == 0
-        rates.append(float(-updates["kernel"][0]) / 0.5)
-    np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], atol=1e-7)
-    np.testing.assert_allclose(rates[3:], 0.1 * np.array([5, 4, 3, 2, 1, 0]) / 6, atol=1e-7)
 
 
 @pytest.mark.process

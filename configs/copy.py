@@ -1,0 +1,72 @@
+"""The copying task: "0 w 0 w", 256 tokens, w of 127 random symbols; a decoder of two layers.
+
+Paper: Scatterbrain (arXiv:2110.15343), section 5, which reports perplexities of the copied half, of a model
+and a length that it does not tell. Here the model is small enough for two CPU cores. Chance is 16. Every
+attention but the dense has a 16th of the pairs. The clusters of smyrf and scatterbrain_clusters are cut from
+all tokens: no query sees a later key, but which of the earlier ones it sees depends on what comes later.
+
+Command: python -m transformer.train --config=configs/copy.py --config.attention=scatterbrain
+  All attentions, three seeds: python -m benchmarks.scratch --tasks=copy
+Result: benchmarks/results/copy.md
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "small")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/copy.py:{variant}: the variants are small, and none.")
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "epochs": 1.0,
+            "num_steps": 0,  # 0: as many as the epochs have
+            "batch_size": 32,  # a replica
+            "attention": "dense",  # to train with: one of attentions
+            "pairs": 1 / 16,  # of dense attention's; 0: the attentions have sizes of their own
+            "attentions": {
+                "dense": {"name": "dense"},
+                "scatterbrain": {"name": "scatterbrain", "window_share": 0.5},
+                "scatterbrain_clusters": {
+                    "name": "scatterbrain",
+                    "num_hashes": 2,
+                    "clusters_see_future": True,
+                },
+                "smyrf": {"name": "smyrf", "num_hashes": 2, "clusters_see_future": True},
+                "performer": {"name": "performer"},
+                "local": {"name": "local"},
+                "causalcanopy": {"name": "causalcanopy"},
+            },
+            "model": {
+                "hidden_size": 64,
+                "num_layers": 2,
+                "num_heads": 4,
+                "attention_size": 0,  # of queries, keys and values; 0: hidden_size
+                "intermediate_size": 256,
+                "dropout": 0.0,
+                "positions": "learned",  # learned, sinusoidal
+            },
+            "data": {
+                "task": "copy",
+                "length": 256,  # tokens; w has one less than half
+                "num_symbols": 16,
+                "train_size": 48_000,  # an epoch of an endless stream
+                "validation_size": 64,
+                "test_size": 512,
+            },
+            "optimizer": {
+                "learning_rate": 2e-3,  # the highest
+                "warmup": 0.05,  # part of the steps
+                "schedule": "cosine",  # linear, cosine, invsqrt
+                "weight_decay": 0.0,
+                "b2": 0.98,
+                "clip": 1.0,
+            },
+            "evaluate": {"every": 250, "batch_size": 64, "validation_size": 64},
+            "checkpoint": {"every": 500, "max_to_keep": 1, "keep_period": 0},
+            "log_every": 50,
+        }
+    )
+    return config
