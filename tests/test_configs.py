@@ -9,11 +9,11 @@ import pytest
 
 from biggan.augment import Augmentation
 from biggan.experiment import build_gan, build_state
-from smyrf_jax import Canopy, Smyrf
+from smyrf_jax import Canopy, Smyrf, method_from_config
 
 NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")}
 # What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
-FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf"}
+FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf", "sst2_minilm_scatterbrain"}
 GANS = NAMES - FINETUNING
 
 
@@ -97,3 +97,16 @@ def test_the_rows_of_glue():
     }
     with pytest.raises(ValueError, match="the rows are 2x32, 2x16, 128, 64, 32"):
         importlib.import_module("configs.glue_bert_smyrf").get_config("3x3")
+
+
+def test_sentences_leave_a_quarter_to_half_of_the_pairs():
+    config = config_of("sst2_minilm_scatterbrain")
+    methods = {name: method_from_config(**options) for name, options in config.attentions.to_dict().items()}
+    assert set(methods) == {"dense", "scatterbrain", "smyrf", "canopy"}
+    for name, method in methods.items():
+        shares = [method.cost(width, width).pairs for width in (32, 64)]
+        if name == "dense":
+            assert shares == [1, 1]
+        else:
+            assert all(0.25 <= share <= 0.5 for share in shares), (name, shares)
+            assert shares[1] == 0.25
