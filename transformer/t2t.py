@@ -2,7 +2,7 @@
 
 Modules are named as the tensors of the published checkpoints are, so that weights map name to name.
 Source: Tokens-to-Token ViT (arXiv:2101.11986), the models with Transformer tokens; Scatterbrain
-(arXiv:2110.15343), section 5.1, swaps their two token-to-token attentions without training.
+(arXiv:2110.15343) swaps their two token-to-token attentions without training.
 """
 
 import dataclasses
@@ -56,6 +56,11 @@ class T2TConfig:
         """Tokens of the two token-to-token attentions: 3136 and 784 of 224 x 224 pixels."""
         side = self.image_size // _STRIDE
         return (4 * side) ** 2, (2 * side) ** 2
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Of the logits of the two: by the widths of their input, not of the head."""
+        return (3 * SPLITS[0][0] ** 2) ** -0.5, (self.token_size * SPLITS[1][0] ** 2) ** -0.5
 
 
 def unfold(images: Float[Array, "B H W C"], size: int, stride: int, padding: int) -> Float[Array, "B h w CK"]:
@@ -114,13 +119,12 @@ class TokenTransformer(nn.Module):
 
     config: T2TConfig
     attention: Method
+    scale: float
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
         epsilon, width = self.config.layer_norm_eps, self.config.token_size
-        # Of the input's width, not of the head's.
-        scale = hidden.shape[-1] ** -0.5
-        attend = Attention(width, 1, scale, self.attention, name="attn")
+        attend = Attention(width, 1, self.scale, self.attention, name="attn")
         output, values = attend(nn.LayerNorm(epsilon, name="norm1")(hidden))
         hidden = values + output
         return hidden + Mlp(width, name="mlp")(nn.LayerNorm(epsilon, name="norm2")(hidden))
@@ -133,9 +137,11 @@ class TokensToToken(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         grid = unfold(images, *SPLITS[0])
-        for number, (attention, split) in enumerate(zip(self.attention, SPLITS[1:], strict=True), 1):
+        stages = zip(self.attention, self.config.scales, SPLITS[1:], strict=True)
+        for number, (attention, scale, split) in enumerate(stages, 1):
             tokens = grid.reshape(len(grid), -1, grid.shape[-1])
-            narrowed = TokenTransformer(self.config, attention, name=f"attention{number}")(tokens)
+            narrow = TokenTransformer(self.config, attention, scale, name=f"attention{number}")
+            narrowed = narrow(tokens)
             grid = unfold(narrowed.reshape(*grid.shape[:-1], -1), *split)
         tokens = grid.reshape(len(grid), -1, grid.shape[-1])
         return nn.Dense(self.config.hidden_size, name="project")(tokens)
