@@ -187,9 +187,10 @@ def claims(found: Mapping[str, Figures]) -> list[str]:
     ):
         errors = [found[name].output.mean(axis=0) for name in (sparse, low, both)]
         ratio = np.minimum(*errors[:2]) / errors[2]
+        own = ratio[FACTORS.index(1.0)]
         lines.append(
             f"- {low} errs less than {sparse} at {_where(errors[1] < errors[0])}; {both} less than either at "
-            f"{_where(ratio > 1)}. The better one's error is {ratio[FACTORS.index(1.0)]:.2f} times that of both "
+            f"{_where(ratio > 1)}. The better one's error is {own:.2f} times that of both "
             f"at factor 1, {ratio.min():.2f} to {ratio.max():.2f} times at all factors."
         )
     return [*lines, ""]
