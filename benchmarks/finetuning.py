@@ -116,6 +116,8 @@ class Study:
             f"Accuracy in per cent: mean and standard deviation of {len(found['dense'])} seeds, each seed.",
             f"{config.num_steps} steps of {config.batch_size} texts, of {config.data.train_size}; "
             f"{config.data.test_size} other texts to test; split by hash of the text, without duplicates.",
+            f"The texts of the test alone give an accuracy of 75 % a standard error of "
+            f"{100 * (0.75 * 0.25 / len(widths)) ** 0.5:.1f}.",
             f"Texts are cut to {config.data.length} tokens and padded to a bucket's: of those to test "
             f"{', '.join(buckets)}.",
             f"`python -m benchmarks.{self.name} --seeds={_SEEDS.value}`",
