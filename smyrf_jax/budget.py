@@ -22,7 +22,8 @@ class Cost(NamedTuple):
 
     pairs: query-key pairs, as a part of T * S: the papers' "memory". Of clusters all that are computed, of a
         local window those inside it (up to three times as many are computed). A mean counts as a key, a
-        feature of a query or of a key as a pair.
+        feature of a query or of a key as a pair. Of causal attention a part of the pairs j <= i: of clusters
+        as many are hidden as of all pairs.
     memory: bytes of temporary memory, forward and backward, counted and not measured.
     memory_of_dense: the same as a part of what dense attention takes.
     """
@@ -48,6 +49,7 @@ class Problem:
     batch: of one device.
     dtype: of query, key and value.
     lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
+    is_causal: query i sees key j <= i only.
 
     Raises:
         ValueError: a number is not positive.
@@ -61,15 +63,27 @@ class Problem:
     batch: int = 1
     dtype: Any = np.float32
     lanes: int = 1
+    is_causal: bool = False
 
     def __post_init__(self) -> None:
-        numbers = {name: number for name, number in vars(self).items() if name != "dtype"}
+        numbers = {name: number for name, number in vars(self).items() if name not in ("dtype", "is_causal")}
         check_positive(**(numbers | {"value_width": self.values}))
 
     @property
     def values(self) -> int:
         """V."""
         return self.width if self.value_width is None else self.value_width
+
+    @property
+    def pairs(self) -> int:
+        """Of dense attention."""
+        return self.seen(self.num_keys) if self.is_causal else self.num_queries * self.num_keys
+
+    def seen(self, keys: int) -> int:
+        """The pairs of causal attention to the last `keys` keys, a query's own included."""
+        keys = min(keys, self.num_keys)
+        rising = min(keys, self.num_queries)
+        return rising * (rising + 1) // 2 + (self.num_queries - rising) * keys
 
     def clusters(self, cluster_size: int) -> tuple[int, int, int]:
         """Queries and keys a cluster, and clusters."""
@@ -88,7 +102,7 @@ class Problem:
 
     def cost(
         self,
-        pairs: int,
+        pairs: int | float,
         step: int,
         of_query: Sequence[int] = (),
         of_key: Sequence[int] = (),
@@ -107,7 +121,7 @@ class Problem:
             rows += self.num_keys * self.row(self.width + self.values, itemsize=np.dtype(self.dtype).itemsize)
         memory = self.batch * self.heads * rows + 2 * 4 * step
         dense = 2 * 4 * self.batch * self.heads * self.num_queries * self.num_keys
-        return Cost(pairs / (self.num_queries * self.num_keys), memory, memory / dense)
+        return Cost(pairs / self.pairs, memory, memory / dense)
 
     def row(self, *widths: int, itemsize: int = 4) -> int:
         """Bytes of rows of these widths."""
@@ -184,7 +198,8 @@ def clustered_cost(
     """What clusters cost, with means a cluster or features of each token outside."""
     size, keys, num_clusters = problem.clusters(cluster_size)
     width, values = problem.width, problem.values
-    pairs = rounds * num_clusters * size * keys
+    pairs: int | float = rounds * num_clusters * size * keys
+    pairs *= problem.pairs / (problem.num_queries * problem.num_keys)
     of_query, of_key = [values + 1, values + 2, width], [width + values]
     if means or features:  # an output and a logsumexp to begin with, and their gradients
         of_query += [values + 1, values + 1]
@@ -205,8 +220,10 @@ def window_cost(problem: Problem, window: int, *, features: int = 0) -> Cost:
     size = min(max(window, 64), problem.num_queries)
     count = clustered_cost(problem, 1, size, features=features)
     pairs = problem.num_queries * min(window, problem.num_keys)
+    if problem.is_causal:
+        pairs = problem.seen(window // 2 + 1)
     pairs += features * (problem.num_queries + problem.num_keys)
-    return count._replace(pairs=pairs / (problem.num_queries * problem.num_keys))
+    return count._replace(pairs=pairs / problem.pairs)
 
 
 def dense_is_faster(

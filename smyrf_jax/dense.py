@@ -118,3 +118,15 @@ def _softmax(
     safe = jnp.where(total > 0, total, 1.0)
     logsumexp = jnp.where(total > 0, scale * peak + jnp.log(safe), -jnp.inf)[..., 0]
     return weights, safe, jnp.moveaxis(logsumexp, -2, -1)
+
+
+def attend_one(query: Array, key: Array, value: Array, kept: Array, *, scale: float | Array) -> Array:
+    """Attention [*B, 1, N, V] of one query [*B, 1, N, D] to the keys [*B, S, M, D] that are kept [S].
+
+    Heads that share keys are queries of one head here, so that no key is repeated.
+    """
+    heads, shared = query.shape[-2], key.shape[-2]
+    together = query.reshape(*query.shape[:-3], shared, heads // shared, query.shape[-1])
+    mask = kept.reshape((1,) * (query.ndim - 1) + kept.shape)
+    output, _ = attend_densely(jnp.swapaxes(together, -3, -2), key, value, mask, scale=scale, is_causal=False)
+    return jnp.swapaxes(output, -3, -2).reshape(*query.shape[:-1], value.shape[-1])

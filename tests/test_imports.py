@@ -25,6 +25,7 @@ ROOMS = (
     ("clustered",),
     ("methods",),
     ("attention",),
+    ("decoding",),
     ("flax_adapter",),
 )
 

@@ -30,6 +30,7 @@ from smyrf_jax.methods import METHODS, Clustered
 from training.timing import medians
 from transformer import report
 from transformer.probes import Mixed, Probe, heads_of, open_probe
+from transformer.settings import fields_of
 
 _MODEL = flags.DEFINE_string("model", "minilm", "minilm, focus, a checkpoint's folder or an ONNX file.")
 _METHOD = flags.DEFINE_enum("method", "smyrf", list(METHODS), "what takes the place of dense attention.")
@@ -47,25 +48,6 @@ _SWAPS = flags.DEFINE_string(
 _OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table and the pictures.")
 
 _SECONDS = 10.0  # for the times of one length
-
-
-def fields_of(settings: Sequence[str]) -> dict[str, int]:
-    """Fields of a method, from name=number, name=true or name=false.
-
-    Raises:
-        ValueError: one of them is none of these.
-    """
-    words = {"true": True, "false": False}
-    fields = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        try:
-            fields[name] = words[value] if value in words else int(value)
-        except ValueError as error:
-            raise ValueError(
-                f"--fields should be name=number, name=true or name=false, but got {setting!r}."
-            ) from error
-    return fields
 
 
 def method_for(probe: Probe, kind: type[Method], part: float, fields: Mapping[str, Any]) -> Method:

@@ -95,11 +95,11 @@ def attention_by_layer(attention: Method | Sequence[Method], num_layers: int) ->
     return layers
 
 
-def check_inputs(config: EncoderConfig, tokens: Any, kept: Any = None, token_types: Any = None) -> None:
+def check_inputs(config: Any, tokens: Any, kept: Any = None, token_types: Any = None) -> None:
     """Raises ValueError unless shapes are one [B, T], and each token and token type has a row in its table.
 
-    It names those that have none. Values that are being traced, as under jit, or that lie in other processes
-    pass: their vectors are NaN.
+    config: has vocab_size and, for token types, type_vocab_size. Values that are being traced, as under jit,
+    or that lie in other processes pass: their vectors are NaN.
     """
     if tokens.ndim != 2:
         raise ValueError(f"tokens should be [B, T], but got shape {tokens.shape}.")

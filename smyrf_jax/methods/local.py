@@ -4,11 +4,14 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 
 from smyrf_jax.budget import Cost, Problem, window_cost
 from smyrf_jax.checks import check_positive
 from smyrf_jax.clustering import Clustering, local_clustering
+from smyrf_jax.dense import attend_one
+from smyrf_jax.methods.dense import with_room, with_token
 from smyrf_jax.methods.method import Clustered, Parts
 
 
@@ -39,6 +42,33 @@ class Local(Clustered):
         """See `Clustered`. The rng does not matter."""
         return Parts(neighbours(query, key, self.window), window=self.window)
 
+    def prefill_cache(
+        self, key: Array, value: Array, *, length: int, scale: float | Array, rng: Array
+    ) -> tuple[Array, Array]:
+        """The keys and values [*B, W, M, D] of the window's past half: token j lies in slot j mod W.
+
+        W = window // 2 + 1, or length if that is less.
+        """
+        size = min(length, self.window // 2 + 1)
+        return _last(key, size), _last(value, size)
+
+    def decode_step(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        state: tuple[Array, Array],
+        *,
+        place: Array,
+        scale: float | Array,
+        rng: Array,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """See `Method`."""
+        size = state[0].shape[-3]
+        keys, values = (with_token(*arrays, place % size) for arrays in zip(state, (key, value), strict=True))
+        kept = jnp.arange(size) <= place  # slots are filled in order, and then again
+        return attend_one(query, keys, values, kept, scale=scale), (keys, values)
+
     def cost_of(self, problem: Problem) -> Cost:
         """Of the window."""
         return window_cost(problem, self.window)
@@ -48,3 +78,11 @@ class Local(Clustered):
         """A budget decides window."""
         all_pairs = 2 * max(problem.num_queries, problem.num_keys) - 1
         return ({"window": keys} for keys in (all_pairs, *range(problem.num_keys - 1, 0, -1)))
+
+
+def _last(tokens: Array, size: int) -> Array:
+    """The last `size` of the tokens [*B, T, M, D], token j in slot j mod size; zeros where there are less."""
+    count = tokens.shape[-3]
+    if count <= size:
+        return with_room(tokens, size)
+    return jnp.roll(tokens[..., count - size :, :, :], count % size, axis=-3)

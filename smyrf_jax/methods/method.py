@@ -26,7 +26,8 @@ class Method(abc.ABC):
     """An attention and its settings: a frozen dataclass, hashable, with defaults.
 
     One of your own defines `attend` (or, of the kind `Clustered`, `parts`), and `cost_of` and `sizes` if it
-    is to be budgeted. `attention`, `cost`, `for_budget` and `clustering` check arguments and call them.
+    is to be budgeted, and `prefill_cache` and `decode_step` if it can be causal token by token. `attention`,
+    `cost`, `for_budget`, `clustering` and `decoding` check arguments and call them.
     """
 
     @abc.abstractmethod
@@ -48,6 +49,42 @@ class Method(abc.ABC):
         handed over only where it is not None; what comes out for the queries that it hides does not matter.
         If is_causal, no output may depend on a later token: raise ValueError where that cannot be kept.
         """
+
+    def prefill_cache(
+        self, key: Array, value: Array, *, length: int, scale: float | Array, rng: Array
+    ) -> Any:
+        """What `decode_step` is to know of a prompt [*B, T, M, D] and [*B, T, M, V], T <= length.
+
+        A pytree of arrays, whose shapes depend on `length` and not on T: the tokens, prompt and all, that it
+        has room for. `decoding.prefill` has checked the arguments and computes the output by `attend`.
+
+        Raises:
+            ValueError: it cannot decode.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot decode token by token: take Dense, Local or CausalCanopy."
+        )
+
+    def decode_step(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        state: Any,
+        *,
+        place: Array,
+        scale: float | Array,
+        rng: Array,
+    ) -> tuple[Array, Any]:
+        """Output [*B, 1, N, V] of a token at its place, and the state of `prefill_cache` with it.
+
+        The same, up to rounding, as `attend` with is_causal gives that token among all. place: int32, how
+        many tokens came before; what is done with one past the room does not matter. The scale is not
+        negative, and rng is that of `prefill_cache`.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot decode token by token: take Dense, Local or CausalCanopy."
+        )
 
     def cost_of(self, problem: Problem) -> Cost:
         """What it costs."""
@@ -91,6 +128,7 @@ class Method(abc.ABC):
         batch: int = 1,
         dtype: Any = np.float32,
         lanes: int = 1,
+        is_causal: bool = False,
     ) -> Cost:
         """What it costs beside dense attention, in pairs and memory.
 
@@ -103,11 +141,13 @@ class Method(abc.ABC):
             batch: of one device.
             dtype: of query, key and value.
             lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
+            is_causal: query i sees key j <= i only; pairs are a part of those.
 
         Raises:
             ValueError: a number is not positive.
         """
-        return self.cost_of(Problem(num_queries, num_keys, width, value_width, heads, batch, dtype, lanes))
+        sizes = num_queries, num_keys, width, value_width, heads, batch
+        return self.cost_of(Problem(*sizes, dtype, lanes, is_causal))
 
     @classmethod
     def for_budget(
@@ -123,6 +163,7 @@ class Method(abc.ABC):
         batch: int = 1,
         dtype: Any = np.float32,
         lanes: int = 1,
+        is_causal: bool = False,
         **fields: Any,
     ) -> M:
         """The method with the largest clusters (windows, features) whose cost stays within a budget.
@@ -132,16 +173,17 @@ class Method(abc.ABC):
         Args:
             num_queries: T.
             num_keys: S.
-            pairs: of T * S.
+            pairs: of T * S; if is_causal, of the pairs j <= i.
             memory: of dense attention's.
-            width, value_width, heads, batch, dtype, lanes: as in `cost`.
+            width, value_width, heads, batch, dtype, lanes, is_causal: as in `cost`.
             **fields: of the method, that are fixed, such as num_hashes=2.
 
         Raises:
             ValueError: neither budget is given or one is not positive, a field is unknown, or nothing is
                 within the budget; the message says what the least costs.
         """
-        problem = Problem(num_queries, num_keys, width, value_width, heads, batch, dtype, lanes)
+        sizes = num_queries, num_keys, width, value_width, heads, batch
+        problem = Problem(*sizes, dtype, lanes, is_causal)
         check_fields(cls, fields)
         return cls.within(Budget(pairs, memory), problem, fields)
 

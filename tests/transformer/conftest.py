@@ -5,6 +5,9 @@ import tokenizers
 import torch
 import transformers
 
+from tests.transformer.llamas import write_llama
+from transformer import load_causal
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [
     "good",
@@ -63,3 +66,9 @@ def tiny_checkpoint(tmp_path_factory):
 def tiny_roberta(tmp_path_factory):
     """The folder of a random RoBERTa."""
     return write_checkpoint(tmp_path_factory.mktemp("roberta"), "roberta")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """A random causal language model with a tokenizer of 64 words."""
+    return load_causal(write_llama(tmp_path_factory.mktemp("llama") / "tiny.gguf"))

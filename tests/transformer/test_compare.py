@@ -15,7 +15,7 @@ from PIL import Image
 from smyrf_jax import Canopy, Dense, Performer, Smyrf, attention
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
 from transformer import probes, report
-from transformer.compare import entropies_of, fields_of, layer_figures, method_for, rows_of, swaps_of
+from transformer.compare import entropies_of, layer_figures, method_for, rows_of, swaps_of
 from transformer.probes import Mixed, Probe, heads_of, open_probe, photographs
 from transformer.vision import VisionConfig, VisionTransformer, normalised, pixels
 
@@ -131,14 +131,6 @@ def test_mixed_methods_pass_on_which_queries_count():
         expected = attention(*arrays, method=method, mask=kept, query_mask=kept)
         np.testing.assert_array_equal(output[:, :, head], expected[:, :, head])
     assert np.all(output[1, 3:] == 0)
-
-
-def test_fields_are_numbers_or_words():
-    assert fields_of([]) == {}
-    assert fields_of(["num_hashes=2", "deduplicate=true"]) == {"num_hashes": 2, "deduplicate": True}
-    for setting in ("num_hashes", "num_hashes=two"):
-        with pytest.raises(ValueError, match=f"name=true or name=false, but got '{setting}'"):
-            fields_of([setting])
 
 
 def test_pictures_of_what_changes(images, tmp_path):

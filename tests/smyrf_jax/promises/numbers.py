@@ -12,7 +12,15 @@ from smyrf_jax import Dense, attention
 from smyrf_jax.far_field import positive_features
 from smyrf_jax.methods.scatterbrain import features_of
 from tests.smyrf_jax.promises.comparing import close, met_and_finite
-from tests.smyrf_jax.promises.problems import ALL_PAIRS, BY_PLACE, ONE_CLUSTER, SMALL, problem_of, single
+from tests.smyrf_jax.promises.problems import (
+    ALL_PAIRS,
+    BY_PLACE,
+    CAUSAL,
+    ONE_CLUSTER,
+    SMALL,
+    problem_of,
+    single,
+)
 from tests.smyrf_jax.promises.programs import attend, pulled, run, untyped
 
 
@@ -33,8 +41,13 @@ def vectors_may_be_empty(name):
     problem = problem_of(widths=(0, 3))
     (output, logsumexp), gradients = run(ONE_CLUSTER[name], problem)
     rounds = {"smyrf": 2}.get(name, 1)
-    close(output, np.broadcast_to(np.mean(problem.value, axis=1, keepdims=True), output.shape))
-    close(logsumexp, np.full_like(logsumexp, math.log(24 * rounds)))
+    seen = np.full(24, 24)
+    expected = np.broadcast_to(np.mean(problem.value, axis=1, keepdims=True), output.shape)
+    if name in CAUSAL:
+        seen = np.arange(1, 25)
+        expected = np.cumsum(problem.value, axis=1) / seen[:, None, None]
+    close(output, expected)
+    close(logsumexp, np.broadcast_to(np.log(seen * rounds)[:, None], logsumexp.shape))
     chex.assert_tree_all_finite(gradients)
     chex.assert_shape((gradients["query"], gradients["key"]), (problem.query.shape, problem.key.shape))
 
@@ -47,9 +60,12 @@ def one_cluster_is_dense(name):
         scaled = problem._replace(scale=np.float32(scale))
         (output, logsumexp), gradients = run(ONE_CLUSTER[name], scaled)
         arrays = map(jnp.asarray, scaled[:3])
-        expected, residual = jax.nn.dot_product_attention(*arrays, scale=scale, return_residual=True)
+        causal = name in CAUSAL
+        expected, residual = jax.nn.dot_product_attention(
+            *arrays, scale=scale, is_causal=causal, return_residual=True
+        )
         close((output, logsumexp), (expected, residual + math.log(rounds)))
-        close(gradients, run(Dense(), scaled)[1], rtol=1e-3, atol=1e-4)
+        close(gradients, run(Dense(), scaled, causal)[1], rtol=1e-3, atol=1e-4)
 
 
 def one_cluster_is_dense_in_half_precision(name):
@@ -57,7 +73,7 @@ def one_cluster_is_dense_in_half_precision(name):
     for dtype, tolerance in ((jnp.bfloat16, 2e-2), (jnp.float16, 3e-3)):
         problem = problem_of(11, heads=(2, 1), dtype=dtype)
         output, logsumexp = jax.jit(attend, static_argnums=0)(ONE_CLUSTER[name], problem)
-        expected, residual = run(Dense(), single(problem))[0]
+        expected, residual = run(Dense(), single(problem), name in CAUSAL)[0]
         assert output.dtype == dtype
         residual += math.log({"smyrf": 2}.get(name, 1))  # Smyrf counts a key in each round
         close(single((output, logsumexp)), (expected, residual), rtol=tolerance, atol=tolerance)
@@ -88,7 +104,9 @@ def large_logits_are_those_of_dense(name):
     for large in large_problems():
         met_and_finite(name, *run(SMALL[name], large))
         (output, _), gradients = run(ONE_CLUSTER[name], large)
-        close(output, jax.nn.dot_product_attention(*map(jnp.asarray, large[:3]), scale=large.scale))
+        arrays = map(jnp.asarray, large[:3])
+        expected = jax.nn.dot_product_attention(*arrays, scale=large.scale, is_causal=name in CAUSAL)
+        close(output, expected)
         chex.assert_tree_all_finite(gradients)
 
 

@@ -5,17 +5,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from smyrf_jax import Canopy, Dense, Local, Performer, Scatterbrain, Smyrf
-from smyrf_jax.methods import HyperAttention, Reformer, Routing
+from smyrf_jax import Canopy, CausalCanopy, Dense, Local, Performer, Scatterbrain, Smyrf
+from smyrf_jax.methods import HyperAttention, Reformer, Routing, Streaming
 
 SMALL = {
     "dense": Dense(),
     "smyrf": Smyrf(2, 8),
     "canopy": Canopy(1, 8, 2),
+    "causalcanopy": CausalCanopy(8, 1, 1, leaf_size=2, leaves_per_branch=2, tree_sizes=(16,), num_sinks=1),
     "scatterbrain": Scatterbrain(2, 8, 8),
     "window": Scatterbrain(num_features=8, window=9),
     "performer": Performer(16),
     "local": Local(9),
+    "streaming": Streaming(9, 2),
     "reformer": Reformer(1, 8),
     "routing": Routing(8),
     "hyperattention": HyperAttention(2, 8),
@@ -25,16 +27,20 @@ ONE_CLUSTER = {
     "dense": Dense(),
     "smyrf": Smyrf(2, 64),
     "canopy": Canopy(2, 64, 2),
+    "causalcanopy": CausalCanopy(64),
     "scatterbrain": Scatterbrain(2, 64, 8),
     "window": Scatterbrain(num_features=8, window=128),
     "performer": Performer(16),
     "local": Local(128),
+    "streaming": Streaming(128, 2),
     "reformer": Reformer(1, 64),
     "routing": Routing(64),
     "hyperattention": HyperAttention(2, 64),
 }
 # See every key by its place, so that a hole among the kept ones is a distance.
-BY_PLACE = ("window", "local")
+BY_PLACE = ("window", "local", "streaming", "causalcanopy")
+# Asked to be causal in every promise: they are nothing else.
+CAUSAL = ("causalcanopy",)
 ALL_PAIRS = ("dense", "performer")
 TOKENS = ("query", "key", "value")
 DIFFERENTIATED = (*TOKENS, "scale")

@@ -11,7 +11,7 @@ import jaxtyping
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from smyrf_jax import attention
+from smyrf_jax import CausalCanopy, attention
 from tests.smyrf_jax.promises.problems import DIFFERENTIATED, Problem
 
 
@@ -27,7 +27,7 @@ def attend(method: Any, problem: Problem, is_causal: bool = False) -> tuple[Arra
         method=method,
         rng=jax.random.key(5),
         scale=problem.scale,
-        is_causal=is_causal,
+        is_causal=is_causal or isinstance(method, CausalCanopy),
         return_residual=True,
         **masks,
     )
@@ -80,6 +80,7 @@ def run_lengths(
         method=method,
         rng=jax.random.key(5),
         scale=scale,
+        is_causal=isinstance(method, CausalCanopy),
         query_seq_lengths=lengths,
         key_value_seq_lengths=lengths,
         return_residual=True,

@@ -11,7 +11,15 @@ from jax.sharding import AxisType
 from smyrf_jax import attention
 from tests.smyrf_jax.promises import programs
 from tests.smyrf_jax.promises.comparing import close
-from tests.smyrf_jax.promises.problems import DIFFERENTIATED, SMALL, Problem, kept_of, padded, problem_of
+from tests.smyrf_jax.promises.problems import (
+    CAUSAL,
+    DIFFERENTIATED,
+    SMALL,
+    Problem,
+    kept_of,
+    padded,
+    problem_of,
+)
 from tests.smyrf_jax.promises.programs import run
 
 
@@ -118,7 +126,8 @@ def promotion_may_be_strict(name):
             (output, logsumexp), gradients = jax.eval_shape(
                 functools.partial(programs.pulled, method), problem
             )
-            unscaled = jax.eval_shape(functools.partial(attention, method=method), *problem[:3])
+            call = functools.partial(attention, method=method, is_causal=name in CAUSAL)
+            unscaled = jax.eval_shape(call, *problem[:3])
         chex.assert_shape((output, unscaled, logsumexp), (shape, shape, logsumexps))
         assert output.dtype == unscaled.dtype == dtype
         assert logsumexp.dtype == jnp.float32
