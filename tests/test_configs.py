@@ -9,15 +9,15 @@ import pytest
 
 from biggan.augment import Augmentation
 from biggan.experiment import build_gan, build_state
-from smyrf_jax import Canopy, Smyrf
+from smyrf_jax import Canopy, Smyrf, method_from_config
 from smyrf_jax.methods import METHODS
 from transformer.budgeted import budgeted, part_of_pairs
 from transformer.plain import PlainConfig
 from transformer.updates import build_optimizer
 
 NAMES = {path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")}
-# What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with them).
-FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf"}
+# What an encoder is fine-tuned by (tests/transformer/test_finetune.py trains with the first two).
+FINETUNING = {"imdb_minilm_smyrf", "glue_bert_smyrf", "sst2_minilm_scatterbrain"}
 # What is trained from random weights by transformer.train (tests/transformer/test_train.py).
 FROM_SCRATCH = {"copy", "lm_wikitext103_scatterbrain"} | {
     f"lra_{task}" for task in ("listops", "text", "pathfinder", "image", "retrieval")
@@ -146,3 +146,16 @@ def test_the_schedules_of_scatterbrains_configs():
         assert config.epochs * examples / config.batch_size == pytest.approx(steps, abs=1)
         assert config.optimizer.warmup * steps == pytest.approx(warmup, rel=0.01)
         assert config.pairs == 1 / 16
+
+
+def test_sentences_leave_a_quarter_to_half_of_the_pairs():
+    config = config_of("sst2_minilm_scatterbrain")
+    methods = {name: method_from_config(**options) for name, options in config.attentions.to_dict().items()}
+    assert set(methods) == {"dense", "scatterbrain", "smyrf", "canopy"}
+    for name, method in methods.items():
+        shares = [method.cost(width, width).pairs for width in (32, 64)]
+        if name == "dense":
+            assert shares == [1, 1]
+        else:
+            assert all(0.25 <= share <= 0.5 for share in shares), (name, shares)
+            assert shares[1] == 0.25

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 
-def read_state_dict(path: str) -> dict[str, np.ndarray]:
+def read_state_dict(path: str, preferred: str | None = None) -> dict[str, np.ndarray]:
     """A state dict from a .pth file (wants torch) or an .npz file.
 
-    It may lie in dictionaries, as {"state_dict": ...}, if no other does; names may begin with "module.".
+    It may lie in dictionaries, as {"state_dict": ...}, if no other does or it is where `preferred` says
+    ("state_dict_ema"); names may begin with "module.".
     Parameters are taken as tensors, and bfloat16, which NumPy lacks, as float32.
 
     Raises:
@@ -36,6 +37,8 @@ def read_state_dict(path: str) -> dict[str, np.ndarray]:
             "torch.save(network.state_dict(), path) writes them."
         ) from error
     found = dict(_state_dicts(loaded, ""))
+    if preferred in found:
+        found = {preferred: found[preferred]}
     if len(found) != 1:
         shown = [f"{name or 'tensors'} ({len(of)})" for name, of in found.items()] or _keys(loaded)
         what = "several state dicts" if found else "no state dict"

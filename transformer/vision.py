@@ -101,12 +101,14 @@ class AttentionBlock(nn.Module):
 
 
 class Mlp(nn.Module):
-    config: VisionConfig
+    """inner: width between the two matrices."""
+
+    inner: int
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
-        inner = nn.Dense(self.config.mlp_ratio * self.config.hidden_size, name="fc1")(hidden)
-        return nn.Dense(self.config.hidden_size, name="fc2")(nn.gelu(inner, approximate=False))
+        inner = nn.gelu(nn.Dense(self.inner, name="fc1")(hidden), approximate=False)
+        return nn.Dense(hidden.shape[-1], name="fc2")(inner)
 
 
 class Layer(nn.Module):
@@ -119,7 +121,8 @@ class Layer(nn.Module):
         inner = nn.LayerNorm(epsilon, name="norm1")(hidden)
         inner = AttentionBlock(self.config, self.attention, name="attention")(inner)
         hidden += LayerScale(name="layer_scale1")(inner)
-        inner = Mlp(self.config, name="mlp")(nn.LayerNorm(epsilon, name="norm2")(hidden))
+        normed = nn.LayerNorm(epsilon, name="norm2")(hidden)
+        inner = Mlp(self.config.mlp_ratio * self.config.hidden_size, name="mlp")(normed)
         return hidden + LayerScale(name="layer_scale2")(inner)
 
 

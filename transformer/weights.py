@@ -85,7 +85,7 @@ def read_weights(folder: str | os.PathLike) -> dict[str, Any]:
     """
     path = pathlib.Path(folder)
     if (path / _WEIGHTS).exists():
-        return _tensors_of(path / _WEIGHTS)
+        return read_safetensors(path / _WEIGHTS)
     if (path / _INDEX).exists():
         return _sharded(path)
     pickled = sorted(file.name for file in path.glob("pytorch_model*.bin"))
@@ -95,7 +95,7 @@ def read_weights(folder: str | os.PathLike) -> dict[str, Any]:
             f'packages torch and transformers convert it: python -c "import transformers; '
             f"transformers.AutoModel.from_pretrained('{path}').save_pretrained('{path}')\""
         )
-    return _tensors_of(file_of(path, _WEIGHTS))
+    return read_safetensors(file_of(path, _WEIGHTS))
 
 
 def _sharded(folder: pathlib.Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _sharded(folder: pathlib.Path) -> dict[str, Any]:
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
         raise FileNotFoundError(f"{index} names {', '.join(missing)}, which {folder} does not have.")
-    parts = {shard: _tensors_of(folder / shard) for shard in shards}
+    parts = {shard: read_safetensors(folder / shard) for shard in shards}
     times = collections.Counter(name for part in parts.values() for name in part)
     faults = [f"{name} is in {count} files" for name, count in times.items() if count > 1]
     faults += [f"{name} is not in {of}" for name, of in shard_of.items() if name not in parts[of]]
@@ -116,7 +116,12 @@ def _sharded(folder: pathlib.Path) -> dict[str, Any]:
     return {name: tensor for part in parts.values() for name, tensor in part.items()}
 
 
-def _tensors_of(path: pathlib.Path) -> dict[str, Any]:
+def read_safetensors(path: pathlib.Path) -> dict[str, Any]:
+    """The tensors of a file that is there, by their names in it.
+
+    Raises:
+        ValueError: it is no such file.
+    """
     try:
         return safetensors.flax.load_file(path)
     except safetensors.SafetensorError as error:

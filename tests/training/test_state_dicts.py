@@ -81,3 +81,13 @@ def test_files_of_torch_that_are_no_state_dict(torch, tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file .*none.pth"):
         read_state_dict(str(tmp_path / "none.pth"))
+
+
+def test_one_of_several_may_be_preferred(torch, tmp_path):
+    path, tensors = str(tmp_path / "G.pth"), {"a": torch.zeros(2)}
+    torch.save({"state_dict": tensors, "state_dict_ema": {"a": torch.ones(2)}}, path)
+    np.testing.assert_array_equal(read_state_dict(path, preferred="state_dict_ema")["a"], [1, 1])
+    with pytest.raises(ValueError, match="several state dicts"):
+        read_state_dict(path, preferred="other")
+    torch.save({"state_dict": tensors}, path)
+    np.testing.assert_array_equal(read_state_dict(path, preferred="state_dict_ema")["a"], [0, 0])

@@ -43,7 +43,7 @@ def test_own_texts_come_from_a_file(tmp_path):
     for (text,), label in zip(splits.train.texts, splits.train.labels, strict=True):
         number = int(text.removeprefix("good, ").removesuffix(" fine"))
         assert label == number % 2
-    with pytest.raises(ValueError, match="config.data.source should be 'imdb' or 'glue', but is 'sst'"):
+    with pytest.raises(ValueError, match="should be 'imdb', 'rotten_tomatoes' or 'glue', but is 'sst'"):
         open_texts("sst", path="", task="", **SIZES)
     with pytest.raises(ValueError, match="config.data.test_size should be a number of texts, but is -1"):
         open_csv(path, test_size=-1)
@@ -132,6 +132,16 @@ def test_labels_that_cannot_be_are_named(num_labels, labels, message):
     splits = Splits(examples([0]), examples([]), {"dev": examples(labels)}, num_labels, ("accuracy",))
     with pytest.raises(ValueError, match=message):
         check_labels(splits)
+
+
+def test_the_packaged_sentences():
+    splits = open_texts("rotten_tomatoes", path="", task="", **(SIZES | {"test_size": 0}))
+    assert (splits.num_labels, splits.metrics) == (2, ("accuracy",))
+    labels = np.concatenate([splits.train.labels, splits.tests["test"].labels])
+    # 8,530 in all, of which the tenth for validation is not here.
+    assert 7400 < len(labels) < 7900
+    assert np.mean(labels) == pytest.approx(0.5, abs=0.01)
+    assert np.median([len(text.split()) for (text,) in splits.train.texts]) == 20
 
 
 def test_glue_comes_from_a_folder(tmp_path):
