@@ -5,6 +5,9 @@ and a length that it does not tell. Here the model is small enough for two CPU c
 attention but the dense has a 16th of the pairs. The clusters of smyrf and scatterbrain_clusters are cut from
 all tokens: no query sees a later key, but which of the earlier ones it sees depends on what comes later.
 
+Variant `small`: a quarter of the pairs. Of a 16th of so few tokens, 8 features or a window of 8 are left, and
+CausalCanopy has no settings.
+
 Command: python -m transformer.train --config=configs/copy.py --config.attention=scatterbrain
   All attentions, three seeds: python -m benchmarks.scratch --tasks=copy
 Result: benchmarks/results/copy.md
@@ -69,4 +72,6 @@ def get_config(variant: str = "") -> ConfigDict:
             "log_every": 50,
         }
     )
+    if variant == "small":
+        config.pairs = 1 / 4
     return config
