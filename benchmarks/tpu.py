@@ -31,6 +31,7 @@ LENGTHS = [4096, 65536, 16384, 1024, 2048, 8192, 32768]  # in the order of their
 LONGEST_DENSE = 8192
 # Where dense attention may be faster: `smyrf_attention(implementation="auto")` goes by what is fitted here.
 SHORT_LENGTHS = [256, 512, 1024, 2048]
+CAUSAL_LENGTHS = [8192, 32768]
 BLOCKS = (256, 512, 1024)
 # Methods of the plot.
 LINES = (
@@ -70,6 +71,9 @@ def cases() -> Iterator[Case]:
         for method in LINES:
             if method != "dense" or length <= LONGEST_DENSE:
                 yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
+    for length in CAUSAL_LENGTHS:
+        for method in ("splash, causal", "causal canopy"):
+            yield Case(f"12 heads, {length}", method, 1, length, length, 12, 64, 64, "bfloat16")
     yield Case("12 heads, 4096", "smyrf 2 x 64, masked", 1, 4096, 4096, 12, 64, 64, "bfloat16")
     for length in SHORT_LENGTHS:
         for method in ("dense", *settings_of(length)):
@@ -149,7 +153,7 @@ def measure(case: Case, chip: str, block: int | None = None) -> dict[str, Any]:
 
 def best(case: Case, chip: str) -> dict[str, Any]:
     """The row of the best blocks, for kernels that want them."""
-    if case.method not in ("flash", "splash"):
+    if case.method not in ("flash", "splash", "splash, causal"):
         return measure(case, chip)
     # Blocks that suit one length suit the others.
     blocks = BLOCKS if case.num_queries == 4096 else (1024,) if case.num_queries > 4096 else (512,)

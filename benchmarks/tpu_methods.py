@@ -13,7 +13,7 @@ def function_of(case: Any, block: int | None) -> Callable[..., Any]:
     """Attention [B, T, N, D], [B, S, N, D], [B, S, N, V] -> [B, T, N, V] of a `benchmarks.tpu.Case`."""
     import jax.numpy as jnp
 
-    from smyrf_jax import Canopy, Dense, Local, Performer, Scatterbrain, Smyrf, attention
+    from smyrf_jax import Canopy, CausalCanopy, Dense, Local, Performer, Scatterbrain, Smyrf, attention
 
     scale = 1.0 if case.width == 12 else 1 / math.sqrt(case.width)
     methods = {
@@ -35,6 +35,8 @@ def function_of(case: Any, block: int | None) -> Callable[..., Any]:
             return attention(query, key, value, method=method, mask=mask, query_mask=mask, scale=scale)
 
         return by_mask
+    if case.method == "causal canopy":
+        return functools.partial(attention, method=CausalCanopy(), scale=scale, is_causal=True)
     if case.method in methods:
         return functools.partial(attention, method=methods[case.method], scale=scale)
 
@@ -73,7 +75,8 @@ def function_of(case: Any, block: int | None) -> Callable[..., Any]:
     names = ["block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"]
     blocks: Any = dict.fromkeys(names, size)
     sizes = splash.BlockSizes(use_fused_bwd_kernel=True, **blocks)
-    mask = masks.MultiHeadMask([masks.FullMask((case.num_queries, case.num_keys))] * case.heads)
+    kind = masks.CausalMask if case.method == "splash, causal" else masks.FullMask
+    mask = masks.MultiHeadMask([kind((case.num_queries, case.num_keys))] * case.heads)
     kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes)
 
     def by_splash(query: Any, key: Any, value: Any) -> Any:

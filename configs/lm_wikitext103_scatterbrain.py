@@ -7,8 +7,8 @@ dropout 0.1, 256 words, Adam 2.5e-4 with 2,000 steps of warmup, batches of 96, s
 is that of all 267,735 words, made in pieces, not an adaptive one. The budget is a 16th of the pairs, as in
 Scatterbrain's other configs; whether the paper's was an 8th is uncertain.
 
-Variant `small`: 4 layers, windows of 512 byte pairs, of the texts of a package (Wikipedia, CC BY-SA). An 8th of
-the pairs, as CausalCanopy has no settings within a 16th of so few tokens.
+Variant `small`: 4 layers, windows of 512 byte pairs, of the texts of a package (Wikipedia, CC BY-SA), and an
+8th of the pairs: within a 16th of those of so few tokens CausalCanopy has no settings.
 
 Command: python -m transformer.train --config=configs/lm_wikitext103_scatterbrain.py
     --config.data.path=/path/to/wikitext-103  (wiki.train.tokens, wiki.valid.tokens, wiki.test.tokens)

@@ -22,7 +22,7 @@ ROOMS = (
     ("clustering",),
     ("blockwise",),
     ("far_field",),
-    ("clustered",),
+    ("clustered", "causal"),
     ("methods",),
     ("attention",),
     ("decoding",),

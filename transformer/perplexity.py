@@ -8,7 +8,7 @@ settings of a method are the largest that --pairs allow, a part of the pairs tha
 Methods whose clusters are cut from all tokens are causal only so far: later keys are hidden, but which of the
 earlier keys share a cluster depends on later tokens. They are marked. --needle: a random run of tokens is put
 into each window at several depths, and how well it is copied at the end is told. Writes
-perplexity_<model>.md and pictures into --out, and rows into --json. Wants the extra [text].
+perplexity_<model>_<lengths>.md and pictures into --out, and rows into --json. Wants the extra [text].
 """
 
 import json
@@ -60,7 +60,8 @@ def compare() -> None:
     for name in _METHODS.value:
         if name not in METHODS:
             raise ValueError(f"--methods should be of {', '.join(METHODS)}, but has {name!r}.")
-    stem = str(pathlib.Path(_OUT.value) / f"perplexity_{pathlib.Path(_MODEL.value).stem}")
+    parts = ["perplexity", pathlib.Path(_MODEL.value).stem, *_LENGTHS.value]
+    stem = str(pathlib.Path(_OUT.value) / "_".join(parts))
     make_parent("out", f"{stem}.md")
     if _JSON.value:
         make_parent("json", _JSON.value)

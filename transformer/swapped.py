@@ -12,7 +12,9 @@ from jax import Array
 
 import smyrf_jax
 from smyrf_jax import Dense, Method
+from smyrf_jax.budget import BudgetError
 from smyrf_jax.methods import ContentBased
+from training.processes import say
 from transformer.causal import PretrainedCausal
 from transformer.llama import Layer, Llama, attend_at_once
 from transformer.needle import DEPTHS, answer_of, ordinary_tokens, with_needle
@@ -27,18 +29,25 @@ def settings_of(
 ) -> dict[float, Method]:
     """A method's settings for each part of the causal pairs; dense attention has all of them, once.
 
+    A part that is too small for any settings is left out, and told.
+
     Raises:
-        ValueError: nothing is within a budget, or the kind has no such fields.
+        ValueError: the kind has no such fields.
     """
     if kind is Dense:
         return {1.0: Dense()}
     chosen = dict(fields)
     if issubclass(kind, ContentBased) and chosen.get("window") is None:
         chosen["clusters_see_future"] = True
-    return {
-        pairs: kind.for_budget(length, length, pairs=pairs, width=width, is_causal=True, **chosen)
-        for pairs in budgets
-    }
+    found = {}
+    for pairs in budgets:
+        try:
+            method = kind.for_budget(length, length, pairs=pairs, width=width, is_causal=True, **chosen)
+        except BudgetError as error:
+            say(f"{kind.__name__} of {length} tokens is left out. {error}")
+            continue
+        found[pairs] = method
+    return found
 
 
 def check_causal(method: Method, loaded: PretrainedCausal, length: int) -> None:

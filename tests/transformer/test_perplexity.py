@@ -46,11 +46,11 @@ def test_the_command(tmp_path):
         assert len(row["perplexity_by_position"]) == 16
         assert len(row["needle"]) == len(DEPTHS)
         assert row["sees_later"] == (row["method"] == "smyrf")
-    text = (tmp_path / "perplexity_tiny.md").read_text()
+    text = (tmp_path / "perplexity_tiny_160_320.md").read_text()
     assert "--fields=smyrf.num_hashes=2 --needle`" in text
     assert done.stdout.startswith("1/6 | 160 | dense | 100.0% |")
     assert "6/6 | 320 | smyrf * |" in done.stdout
-    for name in ("perplexity_tiny.png", "perplexity_tiny_by_position.png"):
+    for name in ("perplexity_tiny_160_320.png", "perplexity_tiny_160_320_by_position.png"):
         assert name in done.stdout
         with Image.open(tmp_path / name) as picture:
             assert picture.size[0] == 1000
