@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from smyrf_jax.clustering.clustering import cluster_of_places, places_of
 from smyrf_jax.clustering.halving import halve_clusters
+from smyrf_jax.clustering.sets import LEVELS
 from smyrf_jax.floats import finite_min
 from smyrf_jax.rows import sums_of_pieces
 from smyrf_jax.sharding import vary_alike
@@ -134,8 +135,11 @@ def leaves_of(
         )
     )
     times = (size // sizes.leaf).bit_length() - 1
-    if times:
-        order = halve_clusters(key, order, times=times)
+    # So many levels at once as TPU kernels halve.
+    while times:
+        once = -(-times // -(-times // LEVELS))
+        order = halve_clusters(key, order, times=once)
+        times -= once
     order = order.reshape(rows, -1, sizes.leaf)
     slots = order.reshape(rows, -1, 1)
     place_of = cluster_of_places(places_of(slots, length), slots)

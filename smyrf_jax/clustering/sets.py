@@ -25,6 +25,8 @@ WORDS = 3 * 2**19
 OTHERS = 6
 # Coordinates of a side, in a step of several sets.
 STEP = 2**18
+# And of the rows that the nodes of a level begin with, where these are rows of their own.
+ROWS = 3 * 2**20
 
 
 class Sets(NamedTuple):
@@ -132,6 +134,8 @@ def _numbered(sides: Sequence[Sets], starts: Array | None, levels: int, interpre
     slots = sum(of.tokens.shape[1] for of in sides)
     whole = groups < 8 or 8 * slots * (width + OTHERS) > WORDS
     most = min(CHUNK, STEP // width)
+    if starts is None:
+        most = min(most, ROWS // (width << levels))
     block = 8 if whole else min(-(-groups // 8) * 8, max(8, most // longest // 8 * 8))
     steps = groups if whole else -(-groups // block)
     shapes = [
