@@ -68,11 +68,15 @@ def decode(
     output = jax.vmap(of_row)(own, keys, values, state.past)
     output = output.reshape(*query.shape[:-1], -1)
     past = state.past
+    # Trees may change when the output is there, which the compiler is to know: else it copies them for it.
+    # (Built once; of an infinite output twice, which is the same.)
+    one = 1 + (jnp.ravel(output)[0] == jnp.inf).astype(jnp.int32)
     for level, size in enumerate(rules.sizes.levels):
-        past = jax.lax.cond(
-            (place + 1) % size == 0,
-            lambda past, level=level: _with_tree(rules, level, keys, values, past, place + 1),
-            lambda past: past,
+        # A loop of one step or none changes its arrays where they lie; a branch would copy them each time.
+        past = jax.lax.fori_loop(
+            0,
+            jnp.where((place + 1) % size == 0, one, 0),
+            lambda _, past, level=level: _with_tree(rules, level, keys, values, past, place + 1),
             past,
         )
     return output, dataclasses.replace(state, keys=keys, values=values, past=past)
