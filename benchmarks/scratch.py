@@ -28,7 +28,7 @@ from smyrf_jax.methods import METHODS
 from training.checkpoint import config_differences
 from training.files import write_whole
 from training.writers import read_rows
-from transformer.budgeted import leaks, part_of_pairs
+from transformer.budgeted import budgeted, leaks, part_of_pairs
 from transformer.train import data_of, method_of, train
 
 _TASKS = flags.DEFINE_list("tasks", None, "which; default: all.")
@@ -44,13 +44,17 @@ _ONLY_TABLES = flags.DEFINE_bool("only_tables", False, "write the tables of what
 
 
 class Experiment(NamedTuple):
-    """config: a name in configs/, whose variant `small` is trained. title: of the table. metric: drawn."""
+    """config: a name in configs/, whose variant `small` is trained. title: of the table. metric: drawn.
+
+    is_causal: later tokens are hidden.
+    """
 
     config: str
     title: str
     metric: str
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
+    is_causal: bool = False
 
 
 _CAUSAL = ("dense", "scatterbrain", "smyrf", "performer")
@@ -62,12 +66,14 @@ EXPERIMENTS = {
         "perplexity",
         (*_CAUSAL, "scatterbrain_clusters", "local", "causalcanopy"),
         (0, 1, 2),
+        is_causal=True,
     ),
     "language": Experiment(
         "lm_wikitext103_scatterbrain",
         "Language model: perplexity of all tokens of texts not trained on",
         "perplexity",
         (*_CAUSAL, "causalcanopy"),
+        is_causal=True,
     ),
     "listops": Experiment("lra_listops", "ListOps: accuracy in per cent", "accuracy", _ENCODERS),
     "text": Experiment(
@@ -181,7 +187,14 @@ def lines_of(task: str, runs: Sequence[Run]) -> list[str]:
         star = " *" if facts["leaks"] else ""
         values = [[run.results[method]["test"][metric] for run in found] for metric in metrics]
         cells = [cell(of, metric) for of, metric in zip(values, metrics, strict=True)]
-        rows.append([method + star, f"`{facts['attention']}`", f"{facts['pairs']:.1%}", *cells])
+        used = budgeted(
+            length=facts["tokens"],
+            pairs=found[0].config["pairs"],
+            is_causal=experiment.is_causal,
+            **found[0].config["attentions"][method],
+        )
+        pairs = part_of_pairs(used, facts["tokens"], experiment.is_causal)
+        rows.append([method + star, f"`{used}`", f"{pairs:.1%}", *cells])
     for name, parts in one.results.items():
         if name != one.method:
             values = [[parts["test"][metric]] if metric in parts["test"] else [] for metric in metrics]
@@ -211,7 +224,13 @@ def lines_of(task: str, runs: Sequence[Run]) -> list[str]:
             else []
         ),
         *table(
-            ["attention", "settings", "pairs of dense", *(name.replace("_", " ") for name in metrics)], rows
+            [
+                "attention",
+                "settings",
+                "pairs of dense, causal" if experiment.is_causal else "pairs of dense",
+                *(name.replace("_", " ") for name in metrics),
+            ],
+            rows,
         ),
         f"![]({task}.png)",
         "",

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import zlib
 
 import numpy as np
 import tokenizers
@@ -61,7 +62,7 @@ def _read(path: pathlib.Path) -> str:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return data.decode("utf-8-sig")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} should be text in UTF-8: {error}.") from error
 
 

@@ -1,4 +1,9 @@
-"""Attentions of a config, at the sizes that a budget of pairs allows: every method gets as many."""
+"""Attentions of a config, at the sizes that a budget of pairs allows.
+
+The budget is the paper's: a part of all T x S pairs, also where half of them are hidden. Windows and clusters
+are counted with their hidden half then, features and CausalCanopy have none. So of causal attention methods
+differ in the part of the pairs that are seen: `part_of_pairs` tells it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,13 +41,12 @@ def budgeted(
         method_from_config(name)
     if window_share:
         fields |= {"window": max(1, round(window_share * pairs * length))}
-    # Parts of all T x S pairs, also where half of them are hidden.
     return METHODS[name].for_budget(length, length, pairs=pairs, **fields)
 
 
 def part_of_pairs(method: Method, length: int, is_causal: bool) -> float:
-    """Pairs that a method has of dense attention's at this length, counted as `budgeted` counts them."""
-    return method.cost(length, length).pairs
+    """Pairs that a method has of dense attention's at this length: if causal, of those that are seen."""
+    return method.cost(length, length, is_causal=is_causal).pairs
 
 
 def leaks(method: Method, length: int) -> bool:

@@ -11,8 +11,11 @@ into each window at several depths, and how well it is copied at the end is told
 perplexity_<model>_<lengths>.md and pictures into --out, and rows into --json. Wants the extra [text].
 """
 
+import fractions
 import json
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,6 +58,19 @@ def command_line() -> str:
     return " ".join(["python -m transformer.perplexity", *shown, *["--needle"] * _NEEDLE.value])
 
 
+def numbers_of(
+    flag: str, values: Sequence[str], kind: Callable[[Any], Any], fits: Callable[[Any], bool], what: str
+) -> list[Any]:
+    """The numbers of a flag. Raises ValueError, which names it, unless they are what they should be."""
+    try:
+        found = [kind(fractions.Fraction(value)) for value in values]
+    except (ValueError, ZeroDivisionError):
+        found = []
+    if not found or not all(map(fits, found)):
+        raise ValueError(f"--{flag} should be {what}, but is {','.join(values)!r}.")
+    return found
+
+
 def compare() -> None:
     """Does what the flags say."""
     for name in _METHODS.value:
@@ -65,7 +81,9 @@ def compare() -> None:
     make_parent("out", f"{stem}.md")
     if _JSON.value:
         make_parent("json", _JSON.value)
-    lengths = [int(length) for length in _LENGTHS.value]
+    lengths = numbers_of(
+        "lengths", _LENGTHS.value, int, lambda length: length > 1, "numbers of tokens, 2 at least"
+    )
     fields = fields_by_method(_FIELDS.value, _METHODS.value)
     loaded = load_causal(_MODEL.value)
     tokenizer = loaded.tokenizer
@@ -74,7 +92,9 @@ def compare() -> None:
     loaded = loaded._replace(params=jax.device_put(loaded.params))
     text, width = read_book(_TEXT.value), loaded.model.config.head_width
     windows = {length: windows_of(tokenizer, text, length, _WINDOWS.value) for length in lengths}
-    budgets = [float(pairs) for pairs in _PAIRS.value]
+    budgets = numbers_of(
+        "pairs", _PAIRS.value, float, lambda part: 0 < part <= 1, "parts of 1, as .08 or 1/32"
+    )
     # All that can be refused is refused before anything is measured.
     plan = [
         (length, name, budget, method)
@@ -82,6 +102,8 @@ def compare() -> None:
         for name in _METHODS.value
         for budget, method in settings_of(METHODS[name], length, budgets, width, fields[name]).items()
     ]
+    if not plan:
+        raise ValueError("--pairs allow no settings of --methods: allow more, or name other methods.")
     for length, _, _, method in plan:
         check_causal(method, loaded, length)
         if _NEEDLE.value:

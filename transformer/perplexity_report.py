@@ -115,7 +115,7 @@ def plot_pairs(rows: Sequence[Row], path: str | os.PathLike) -> None:
         axis.set(title=f"{length} tokens", xlabel="part of the causal pairs", yscale="log")
         _plain(axis)
     axes[0, 0].set_ylabel("perplexity")
-    _legend(figure, axes[0, 0])
+    _legend(figure, axes)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -144,14 +144,20 @@ def plot_positions(rows: Sequence[Row], path: str | os.PathLike) -> None:
             axis.set(title=title, xlabel="place in the window", yscale="log")
             _plain(axis)
         of_budget[0].set_ylabel("perplexity")
-    _legend(figure, axes[0, 0])
+    _legend(figure, axes)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-def _legend(figure: Any, axis: Any) -> None:
+def _legend(figure: Any, axes: Any) -> None:
     """One for all panels, below them."""
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    found: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    # As wide as the panels are.
+    columns = 2 * axes.shape[1]
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _plain(axis: Any) -> None:

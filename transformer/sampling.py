@@ -64,6 +64,8 @@ def generate(
     Raises:
         ValueError: there is no prompt, there are more tokens than positions, or a method cannot decode.
     """
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens should be 1 at least, but is {num_tokens}.")
     if not prompt:
         raise ValueError("the prompt has no tokens; give one at least.")
     pick = functools.partial(choose, temperature=temperature, top_k=top_k, top_p=top_p)

@@ -70,12 +70,12 @@ def decode(
     past = state.past
     # Trees may change when the output is there, which the compiler is to know: else it copies them for it.
     # (Built once; of an infinite output twice, which is the same.)
-    one = 1 + (jnp.ravel(output)[0] == jnp.inf).astype(jnp.int32)
+    once = 1 + (jnp.ravel(output)[0] == jnp.inf).astype(jnp.int32)
     for level, size in enumerate(rules.sizes.levels):
         # A loop of one step or none changes its arrays where they lie; a branch would copy them each time.
         past = jax.lax.fori_loop(
             0,
-            jnp.where((place + 1) % size == 0, one, 0),
+            once * ((place + 1) % size == 0),
             lambda _, past, level=level: _with_tree(rules, level, keys, values, past, place + 1),
             past,
         )

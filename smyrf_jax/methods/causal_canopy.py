@@ -45,9 +45,9 @@ class CausalCanopy(Method):
     leaves_per_branch: a power of two. Larger as sequences grow: the means of branches cost
         1 / (leaf_size * leaves_per_branch) of the pairs.
     tree_sizes: tokens of the larger trees, each a power of two times the one before, blocks first.
-    num_sinks: first tokens that every query sees exactly.
-    shared_choice: heads that share a key head open the same, the largest weight of them deciding. Some 1.5
-        times as fast, and less exact.
+    num_sinks: first tokens that every query sees exactly. Places, without those that both masks leave out.
+    shared_choice: heads that share a key head open the same, the largest weight of them deciding: less time,
+        and less exact (benchmarks/causal.py).
 
     Raises:
         ValueError: a number is not positive, or sizes are not multiples as above.
@@ -70,6 +70,8 @@ class CausalCanopy(Method):
             leaf_size=self.leaf_size,
         )
         check_power_of_two(leaves_per_branch=self.leaves_per_branch)
+        if not isinstance(self.tree_sizes, tuple):
+            raise ValueError(f"tree_sizes should be a tuple of integers, but got {self.tree_sizes!r}.")
         what, smaller = "leaf_size * leaves_per_branch", self.leaf_size * self.leaves_per_branch
         for name, size in (("block_size", self.block_size), *(("tree_sizes", of) for of in self.tree_sizes)):
             times = size // smaller if isinstance(size, int) and size % smaller == 0 else 0
@@ -78,7 +80,7 @@ class CausalCanopy(Method):
                     f"{name} should be a power of two times {what}, {smaller}, but got {size!r}."
                 )
             what, smaller = name, size
-        if not 0 <= self.num_sinks <= self.block_size:
+        if not isinstance(self.num_sinks, int) or not 0 <= self.num_sinks <= self.block_size:
             raise ValueError(f"num_sinks should be 0 .. block_size, but got {self.num_sinks}.")
 
     def sizes_of(self, length: int) -> Sizes:
@@ -154,7 +156,9 @@ class CausalCanopy(Method):
         of_query = [values + 1, values + 1, width, width, self.num_branches + self.num_leaves]
         of_key = [2 * levels * (width + values), width + values]
         opened = self.num_leaves * self.leaf_size + self.num_branches * self.leaves_per_branch
-        step = problem.batch * problem.heads * self.block_size * (self.block_size + opened)
+        # A block of queries, with the keys and values that each of them opens.
+        each = self.block_size + opened * (1 + width + values)
+        step = problem.batch * problem.heads * self.block_size * each
         return problem.cost(sum(self._pairs(problem)), step, of_query, of_key)
 
     def _pairs(self, problem: Problem) -> tuple[int, int, int]:
@@ -176,9 +180,15 @@ class CausalCanopy(Method):
         Near a third of the pairs are of the own block, and a sixth of the means of branches.
         """
         leaf = fields.get("leaf_size", cls.leaf_size)
-        least, found = [], []
-        for block, leaves in itertools.product((128, 64, 32, 16), (1, 2, 4, 8, 16)):
+        least: list[CausalCanopy] = []
+        found: list[CausalCanopy] = []
+        fault = ValueError(f"no sizes go with {fields}.")
+        for block, leaves in itertools.product((128, 64, 32, 16, 256, 512), (1, 2, 4, 8, 16)):
+            if block > 128 and found:  # they are for larger branches alone
+                break
             sizes = {"block_size": block, "leaves_per_branch": leaves} | fields
+            if "tree_sizes" not in fields:
+                sizes["tree_sizes"] = tuple(of for of in cls.tree_sizes if of > sizes["block_size"])
 
             def opened(leaves: int, sizes: dict[str, Any] = sizes) -> "CausalCanopy":
                 return cls(**({"num_leaves": leaves, "num_branches": -(-3 * leaves // 4)} | sizes))

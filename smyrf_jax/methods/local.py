@@ -77,7 +77,7 @@ class Local(Clustered):
     def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A budget decides window."""
         all_pairs = 2 * max(problem.num_queries, problem.num_keys) - 1
-        return ({"window": keys} for keys in (all_pairs, *range(problem.num_keys - 1, 0, -1)))
+        return ({"window": keys} for keys in range(all_pairs, 0, -1))
 
 
 def _last(tokens: Array, size: int) -> Array:

@@ -72,8 +72,10 @@ class Streaming(Method):
         """Of the window and the first tokens before it."""
         count = window_cost(problem, self.window)
         after = max(0, problem.num_queries - self.window // 2 - 1)
-        pairs = count.pairs + min(self.num_sinks, problem.num_keys) * after / problem.pairs
-        return count._replace(pairs=min(1.0, pairs))
+        sinks = min(self.num_sinks, problem.num_keys)
+        rising = min(sinks, after)  # queries that see some of them in their windows
+        pairs = rising * (rising + 1) // 2 + sinks * (after - rising)
+        return count._replace(pairs=min(1.0, count.pairs + pairs / problem.pairs))
 
     @classmethod
     def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:

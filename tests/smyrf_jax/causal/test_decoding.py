@@ -27,6 +27,20 @@ def test_token_by_token_is_the_whole(prompt, shared):
         np.testing.assert_allclose(output, whole[:, place : place + 1], atol=1e-6)
 
 
+def test_a_step_changes_the_cache_where_it_lies():
+    """What it takes beside the cache does not grow with the room."""
+
+    def bytes_of(room):
+        method = CausalCanopy(16, 2, 3, 2, 4, (32, 64))
+        tokens = tuple(map(jnp.asarray, arrays(length=20)))
+        _, cache = prefill(*tokens, method=method, length=room)
+        one = jax.jit(functools.partial(step, method=method), donate_argnums=3)
+        compiled = one.lower(*(of[:, :1] for of in tokens), cache).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(2048) < 1.5 * bytes_of(512)
+
+
 def test_a_step_reads_few_keys():
     """The last of 8,192 tokens: its block, sinks, the means of branches and leaves, and open leaves."""
     method = CausalCanopy.for_budget(8192, 8192, pairs=0.1, is_causal=True)

@@ -27,7 +27,8 @@ ONE_CLUSTER = {
     "dense": Dense(),
     "smyrf": Smyrf(2, 64),
     "canopy": Canopy(2, 64, 2),
-    "causalcanopy": CausalCanopy(64),
+    # All is open: exact through the trees.
+    "causalcanopy": CausalCanopy(8, 99, 99, leaf_size=2, leaves_per_branch=2, tree_sizes=(16,), num_sinks=1),
     "scatterbrain": Scatterbrain(2, 64, 8),
     "window": Scatterbrain(num_features=8, window=128),
     "performer": Performer(16),
