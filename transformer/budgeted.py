@@ -16,7 +16,7 @@ from smyrf_jax.methods import METHODS
 def budgeted(
     name: str,
     length: int,
-    pairs: float,
+    pairs: int | float,
     is_causal: bool,
     *,
     window_share: float = 0.0,

@@ -21,15 +21,16 @@ class Decoding:
     room: tokens that there is room for; a multiple of the block, `length`, holds them.
     """
 
-    keys: Array
-    values: Array
-    past: Past
+    keys: Any
+    values: Any
+    past: Any
     room: int = dataclasses.field(metadata={"static": True})
 
     @property
     def length(self) -> int:
         """Places of tokens."""
-        return self.keys.shape[1]
+        length: int = self.keys.shape[1]
+        return length
 
 
 def begin(sizes: Sizes, key: Array, value: Array, room: int) -> Decoding:

@@ -28,17 +28,14 @@ def test_token_by_token_is_the_whole(prompt, shared):
 
 
 def test_a_step_changes_the_cache_where_it_lies():
-    """What it takes beside the cache does not grow with the room."""
-
-    def bytes_of(room):
-        method = CausalCanopy(16, 2, 3, 2, 4, (32, 64))
-        tokens = tuple(map(jnp.asarray, arrays(length=20)))
-        _, cache = prefill(*tokens, method=method, length=room)
-        one = jax.jit(functools.partial(step, method=method), donate_argnums=3)
-        compiled = one.lower(*(of[:, :1] for of in tokens), cache).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert bytes_of(2048) < 1.5 * bytes_of(512)
+    """What it takes beside a cache that was given away is a small part of it: nothing large is copied."""
+    method = CausalCanopy(16, 2, 3, 2, 4, (32, 64))
+    tokens = tuple(map(jnp.asarray, arrays(length=20)))
+    _, cache = prefill(*tokens, method=method, length=2048)
+    one = jax.jit(functools.partial(step, method=method), donate_argnums=3)
+    compiled = one.lower(*(of[:, :1] for of in tokens), cache).compile()
+    size = sum(of.nbytes for of in jax.tree.leaves(cache))
+    assert compiled.memory_analysis().temp_size_in_bytes < size / 8
 
 
 def test_a_step_reads_few_keys():
