@@ -36,8 +36,8 @@ class CausalCanopy(Method):
 
     Strictly causal: trees are of tokens before the block, and each query opens what it finds itself. Nothing
     is drawn. Compute: T^2 / (2 * leaf_size * leaves_per_branch) for the branches, and linear for the rest.
-    Memory is linear. It is made for CPUs: on TPUs the rows that each query opens are gathered one by one, which
-    takes far longer than dense attention does in a kernel (docs/language_models.md).
+    Memory is linear. It is made for CPUs: on TPUs the rows that each query opens are gathered one by one,
+    which takes far longer than dense attention does in a kernel (docs/language_models.md).
 
     block_size: queries that see each other exactly; a power of two of leaves.
     num_branches: R, that a query opens.
