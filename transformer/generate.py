@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 from tokenizers.decoders import DecodeStream
 
-from smyrf_jax import method_from_config
+from smyrf_jax import Method, method_from_config
 from smyrf_jax.methods import METHODS
 from training.command import without_traceback
 from transformer.causal import load_causal
@@ -44,6 +44,11 @@ _MAX_LENGTH = flags.DEFINE_integer(
 def write() -> None:
     """Writes the text to the terminal as it comes, and then how fast it came."""
     method = method_from_config(_METHOD.value, **fields_of(_FIELDS.value))
+    if type(method).decode_step is Method.decode_step:
+        able = [name for name, kind in METHODS.items() if kind.decode_step is not Method.decode_step]
+        raise ValueError(
+            f"--method={_METHOD.value} cannot decode token by token: it should be one of {', '.join(able)}."
+        )
     model, params, tokenizer = load_causal(_MODEL.value, attention=method, max_length=_MAX_LENGTH.value)
     if tokenizer is None:
         raise FileNotFoundError(f"--model={_MODEL.value} has no tokenizer.")
@@ -56,6 +61,7 @@ def write() -> None:
         )
     params = jax.device_put(params)
     stream = DecodeStream(ids=prompt, skip_special_tokens=True)
+    print("Compiling: the first two tokens wait for it.", file=sys.stderr)
     print(_PROMPT.value, end="", flush=True)
     start = time.perf_counter()
     times = []

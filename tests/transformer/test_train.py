@@ -49,7 +49,7 @@ def test_dense_attention_learns_to_copy(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len([row for row in rows if "loss" in row]) == 150
     output = capsys.readouterr().out
-    assert "dense attention: Dense(), 100.00% of the pairs at 16 tokens." in output
+    assert "dense attention: Dense(), 100.00% of the causal pairs at 16 tokens." in output
     assert "test (24 words) with dense attention: perplexity=" in output
     for name in ("results: ", "curves: ", "checkpoint: "):
         path = next(line for line in output.splitlines() if line.startswith(name))
@@ -179,4 +179,4 @@ def test_the_command(tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "test (512 words) with local attention: perplexity=" in done.stdout
+    assert "test (512 sequences) with local attention: perplexity=" in done.stdout

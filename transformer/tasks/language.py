@@ -177,10 +177,13 @@ class Copying:
 class CopyData(LanguageData):
     """Examples of `Copying`: endless to train on, and the same few others in every run."""
 
-    unit = "words"
+    unit = "sequences"
 
     def __init__(self, config: PlainConfig, copying: Copying, sizes: Mapping[str, int]):
         super().__init__(config)
+        for part, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"config.data.{part}_size must be positive, got {size}.")
         self._copying, self._sizes = copying, sizes
 
     def num_examples(self, part: str) -> int:
