@@ -81,8 +81,9 @@ class TrainTask(LearningTask):
         leak = "; its clusters are cut from all tokens, later ones too"
         pairs = "causal pairs" if data.is_causal else "pairs"
         self._notes.append(
-            f"{config.attention} attention: {method}, {part_of_pairs(method, length, data.is_causal):.2%} of the "
-            f"{pairs} at {length} tokens{leak if data.is_causal and leaks(method, length) else ''}."
+            f"{config.attention} attention: {method}, {part_of_pairs(method, length, data.is_causal):.2%} "
+            f"of the {pairs} at {length} tokens"
+            f"{leak if data.is_causal and leaks(method, length) else ''}."
         )
 
     def fresh(self, rng: Key[Array, ""]) -> PyTree:

@@ -50,7 +50,7 @@ def test_dense_attention_learns_to_copy(tmp_path, capsys):
     assert len([row for row in rows if "loss" in row]) == 150
     output = capsys.readouterr().out
     assert "dense attention: Dense(), 100.00% of the causal pairs at 16 tokens." in output
-    assert "test (24 words) with dense attention: perplexity=" in output
+    assert "test (24 sequences) with dense attention: perplexity=" in output
     for name in ("results: ", "curves: ", "checkpoint: "):
         path = next(line for line in output.splitlines() if line.startswith(name))
         assert os.path.exists(path.removeprefix(name))
