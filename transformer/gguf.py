@@ -132,8 +132,10 @@ class _Reader:
             return self.string()
         if kind == _ARRAY:
             of, count = self.number("<u4"), self.number("<u8")
-            if of in (_STRING, _ARRAY):
-                return [self.value(of) for _ in range(count)]
+            if of == _ARRAY:
+                raise ValueError(f"{self.path}: an array of arrays in the metadata, at byte {self.place}.")
+            if of == _STRING:
+                return [self.string() for _ in range(count)]
             return np.array(self.array(self._scalar(of), count))
         return self.number(self._scalar(kind))
 

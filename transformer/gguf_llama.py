@@ -63,8 +63,19 @@ def config_of(file: GGUF, where: str) -> LlamaConfig:
     for name in ("token_embd.weight", "output_norm.weight"):
         if name not in tensors:
             raise ValueError(f"{where}: the tensor {name} is missing.")
-    hidden, heads = field("embedding_length"), field("attention.head_count")
-    width = field("attention.key_length", hidden // heads)
+
+    def size(name: str, otherwise: int | None = None) -> int:
+        value = field(name, otherwise)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{where}: llama.{name} should be a positive integer, but is {value!r:.60}.")
+        return value
+
+    hidden, heads = size("embedding_length"), size("attention.head_count")
+    width, key_heads = size("attention.key_length", hidden // heads), size("attention.head_count_kv", heads)
+    if heads % key_heads:
+        raise ValueError(f"{where}: llama.attention.head_count_kv, {key_heads}, should divide {heads} heads.")
+    if width % 2:
+        raise ValueError(f"{where}: llama.attention.key_length should be even, but is {width}.")
     fixed = {
         "rope.dimension_count": width,
         "attention.value_length": width,
@@ -76,16 +87,18 @@ def config_of(file: GGUF, where: str) -> LlamaConfig:
         if field(name, allowed[0]) not in allowed:
             raise ValueError(f"{where}: llama.{name} should be {expected}, but is {field(name)!r}.")
     factors = tensors.get(_FREQUENCIES, np.ones(width // 2)).astype(float)
+    if factors.shape != (width // 2,):
+        raise ValueError(f"{where}: {_FREQUENCIES} should have {width // 2} numbers, but has {factors.size}.")
     if field("rope.scaling.type", "none") == "linear":
         factors = factors * field("rope.scaling.factor")
     return LlamaConfig(
         vocab_size=len(tensors["token_embd.weight"]),
         hidden_size=hidden,
-        num_hidden_layers=field("block_count"),
+        num_hidden_layers=size("block_count"),
         num_attention_heads=heads,
-        intermediate_size=field("feed_forward_length"),
-        max_position_embeddings=field("context_length"),
-        num_key_value_heads=field("attention.head_count_kv", heads),
+        intermediate_size=size("feed_forward_length"),
+        max_position_embeddings=size("context_length"),
+        num_key_value_heads=key_heads,
         head_dim=width,
         rms_norm_eps=field("attention.layer_norm_rms_epsilon"),
         rope_theta=field("rope.freq_base", 10000.0),
@@ -155,9 +168,13 @@ def tokenizer_of(file: GGUF, where: str) -> tokenizers.Tokenizer | None:
         raise ValueError(
             f"{where}: tokenizer.ggml.pre should be one of {sorted(_PRE_TOKENIZERS)}, but is {cut!r}."
         )
-    words, merges = fields.get("tokens"), fields.get("merges")
-    if not words or merges is None:
+    words: Any = fields.get("tokens")
+    merges: Any = fields.get("merges")
+    if words is None or merges is None:
         raise ValueError(f"{where}: tokenizer.ggml.tokens or tokenizer.ggml.merges is missing.")
+    for name, texts in (("tokens", words), ("merges", merges)):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{where}: tokenizer.ggml.{name} should be strings, but is {texts!r:.60}.")
     if len(words) != len(file.tensors["token_embd.weight"]):
         raise ValueError(
             f"{where}: tokenizer.ggml.tokens are {len(words)}, but token_embd.weight has "
@@ -176,6 +193,8 @@ def tokenizer_of(file: GGUF, where: str) -> tokenizers.Tokenizer | None:
             tokenizer.add_tokens([tokenizers.AddedToken(word, special=int(of) == _CONTROL, normalized=False)])
     first = fields.get("bos_token_id")
     if fields.get("add_bos_token") and first is not None:
+        if not isinstance(first, int) or not 0 <= first < len(words):
+            raise ValueError(f"{where}: tokenizer.ggml.bos_token_id, {first!r}, is none of the tokens.")
         word = words[first]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{word} $A", pair=f"{word} $A {word} $B", special_tokens=[(word, first)]

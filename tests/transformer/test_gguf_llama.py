@@ -89,6 +89,15 @@ def test_texts_are_cut_and_merged(written):
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.tokens or tokenizer.ggml.merges is missing"),
         ({"tokenizer.ggml.merges": ["a q q"]}, "tokenizer.ggml.merges cannot be read"),
         ({"tokenizer.ggml.merges": ["z z"]}, "tokenizer.ggml.merges cannot be read"),
+        ({"llama.attention.head_count": 0}, "attention.head_count should be a positive integer, but is 0"),
+        ({"llama.embedding_length": "x"}, "embedding_length should be a positive integer, but is 'x'"),
+        ({"llama.attention.head_count_kv": 3}, "head_count_kv, 3, should divide 4 heads"),
+        ({"llama.attention.key_length": 7}, "key_length should be even, but is 7"),
+        ({"tokenizer.ggml.merges": [1, 2]}, "tokenizer.ggml.merges should be strings"),
+        (
+            {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 99},
+            "tokenizer.ggml.bos_token_id, 99, is none of the tokens",
+        ),
         ({"tokenizer.ggml.tokens": WORDS[:60]}, "tokens are 60, but token_embd.weight has 64 rows"),
     ],
 )
