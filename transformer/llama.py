@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 import smyrf_jax
 from smyrf_jax import Dense, Method, decoding
 from smyrf_jax.flax_adapter import hashing_rng
+from smyrf_jax.floats import float32_at_least
 from transformer.encoder import ACTIVATIONS, attention_by_layer, check_inputs
 from transformer.llama_config import LlamaConfig
 from transformer.next_tokens import Predictions, logits_of, predictions_of
@@ -35,9 +36,9 @@ def attend_at_once(
 
 def rotate(vectors: Float[Array, "*B T N D"], angles: Float[Array, "T _"]) -> Float[Array, "*B T N D"]:
     """Turns the pairs (i, i + D / 2) of each vector by the angles [T, D / 2] of its place."""
-    angles = angles[:, None].astype(jnp.float32)
+    angles = angles[:, None].astype(float32_at_least(vectors.dtype))
     angles = angles.reshape((1,) * (vectors.ndim - 3) + angles.shape)
-    first, second = jnp.split(vectors.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(vectors.astype(angles.dtype), 2, axis=-1)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(vectors.dtype)
@@ -134,7 +135,7 @@ class Llama(nn.Module):
         tokens: Int[Array | np.ndarray, "B T"],
         kept: Bool[Array | np.ndarray, "B S"] | None = None,
     ) -> Float[Array, "B T _"]:
-        """Logits [B, T, vocabulary], float32: of what follows each token.
+        """Logits [B, T, vocabulary], float32 or float64: of what follows each token.
 
         A padded text has, at the places that are kept, what it has alone: padding may stand on either side,
         for a rotation only tells how far apart two tokens are.
@@ -161,7 +162,7 @@ class Llama(nn.Module):
         return self._run(tokens, kept, jnp.arange(tokens.shape[-1]), attends)[0]
 
     def logits_of(self, hidden: Float[Array, "*B H"]) -> Float[Array, "*B _"]:
-        """Logits [*B, vocabulary], float32, of hidden states."""
+        """Logits [*B, vocabulary], float32 or float64, of hidden states."""
         return logits_of(hidden, self._head())
 
     def predictions(
@@ -245,8 +246,9 @@ class Llama(nn.Module):
         hidden = self.embed_tokens(tokens)
         known = (tokens >= 0) & (tokens < self.config.vocab_size)
         hidden = jnp.where(known[..., None], hidden, jnp.nan)  # Flax counts -1 from a table's end
-        frequencies = jnp.asarray(self.config.frequencies(), jnp.float32)
-        return hidden, places.astype(jnp.float32)[:, None] * frequencies[None]
+        dtype = float32_at_least(hidden.dtype)
+        frequencies = jnp.asarray(self.config.frequencies(), dtype)
+        return hidden, places.astype(dtype)[:, None] * frequencies[None]
 
     def _head(self) -> Array:
         """[H, vocabulary]."""

@@ -8,6 +8,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from smyrf_jax.floats import float32_at_least
+
 # Tokens whose logits are in memory at once: those of 8,192 tokens and 49,152 words take 1.6 GB.
 _PIECE = 256
 
@@ -59,5 +61,5 @@ def predictions_of(
 
 
 def logits_of(hidden: Float[Array, "*B H"], head: Float[Array, "H A"]) -> Float[Array, "*B A"]:
-    """hidden @ head, float32."""
-    return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+    """hidden @ head, in float32 or float64."""
+    return jnp.matmul(hidden, head, preferred_element_type=float32_at_least(hidden.dtype))

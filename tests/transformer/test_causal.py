@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.flax
@@ -91,8 +93,13 @@ def test_smollm2_is_the_reference(smollm2):
     assert not missing.unexpected_keys
     reference.tie_weights()
     tokens = np.array([tokenizer.encode(TEXT * 4).ids])
+    # 30 layers of sums in float32 leave both 1e-3 from what they mean; in float64 both mean the same.
     logits = model.apply({"params": params}, tokens)
     np.testing.assert_allclose(logits, reference_logits(reference, tokens), atol=1e-3)
+    with jax.enable_x64(True):
+        params64 = jax.tree.map(lambda of: jnp.asarray(np.asarray(of, np.float64)), params)
+        logits = model.apply({"params": params64}, jnp.asarray(tokens))
+    np.testing.assert_allclose(logits, reference_logits(reference.double(), tokens), atol=1e-4)
     # English is far likelier than chance, 10.8 nats: the weights are read as they are meant.
     ids = np.array([tokenizer.encode("Once upon a time, there was a little girl who lived in a").ids])
     assert np.mean(model.apply({"params": params}, ids, method="predictions").losses[:, 3:]) < 2
