@@ -1,6 +1,6 @@
 """What augmentation does for few images: distance and memorised samples over the steps, with and without it.
 
-    python -m benchmarks.augmentation --path=FOLDER_OF_IMAGES [--workdir=runs] [--out=benchmarks/results]
+    python -m benchmarks.augmentation --path=FOLDER_OF_IMAGES [--workdir=runs] [--out=docs/results/tables]
 
 Trains configs/own_images.py twice, into workdir/own_augmented and workdir/own_plain, with measures every 500
 steps, and writes augmentation.md and augmentation.png. Called again it goes on where it was. With 5000 steps
@@ -21,7 +21,7 @@ from training.writers import read_rows
 
 _PATH = flags.DEFINE_string("path", None, "the images.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "folder of both runs.")
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "folder to write.")
+_OUT = flags.DEFINE_string("out", "docs/results/tables", "folder to write.")
 _STEPS = flags.DEFINE_integer("steps", 5000, "of each run.")
 _POLICIES = {"augmented": "color,translation,cutout", "plain": ""}
 _FEATURES = "dinov2_s14"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.canopy_parts                        # a minute or two
 
-Forward, on this machine, random queries and keys. Writes canopy_parts.md into benchmarks/results/.
+Forward, on this machine, random queries and keys. Writes canopy_parts.md into docs/results/tables/.
 """
 
 import dataclasses

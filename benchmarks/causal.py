@@ -5,7 +5,7 @@
 9 query heads and 3 key heads of 64, float32: CausalCanopy by its budgets, and what would be taken instead:
 torch's dense causal attention, that of JAX, and a window with the first tokens. Contenders of a row run in
 turn in one process; medians. Also a step of decoding, and the keys that it reads. Writes causal.md into
-benchmarks/results/. Wants the extra [bench] (torch).
+docs/results/tables/. Wants the extra [bench] (torch).
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Error against cost: our methods and comparators, on attention of pretrained models and on synthetic data.
 
-    python -m benchmarks.comparators [--lengths=512,2048,8192] [--out=benchmarks/results]
+    python -m benchmarks.comparators [--lengths=512,2048,8192] [--out=docs/results/tables]
 
 Queries, keys and values are those of every layer and head of MiniLM (texts of Python's manual; positions are
 interpolated past 512 tokens), of a DINOv2 on a photograph, and drawn at random. Nothing is trained. Cost is
@@ -43,7 +43,7 @@ from training.timing import medians
 from transformer.probes import heads_of, open_probe
 
 _LENGTHS = flags.DEFINE_list("lengths", ["512", "2048", "8192"], "tokens of a text.")
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table and the plot.")
+_OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table and the plot.")
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "for the times of each set of data.")
 
 # Families that are looked up by name below.

@@ -1,6 +1,6 @@
 """Does a damaged file end a run? Reads thousands of them through every source.
 
-    python -m benchmarks.damage [--files=3000] [--seed=0] [--out=benchmarks/results]
+    python -m benchmarks.damage [--files=3000] [--seed=0] [--out=docs/results/tables]
 
 Makes images of every format, and archives of images, flips bits in them, cuts them, or swaps blocks, and
 reads all with config.data.skip_corrupt. Whatever is raised but the errors that name what cannot be used ends
@@ -35,7 +35,7 @@ from biggan.sources import open_source
 
 _FILES = flags.DEFINE_integer("files", 3000, "damaged images and archives.", lower_bound=100)
 _SEED = flags.DEFINE_integer("seed", 0, "of the images and the damage.", lower_bound=0)
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table.")
+_OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table.")
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif"}
 # What else than RGB a format is written in.

@@ -27,7 +27,7 @@ from transformer.weights import folder_of
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of the runs; default: runs/ and the benchmark's name."
 )
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table.")
+_OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each attention.")
 _STEPS = flags.DEFINE_integer("num_steps", 0, "steps of a run, for a try; 0: the config's.")
 

@@ -5,7 +5,7 @@
 BigGAN's attention in float32, and heads of width 64 in bfloat16 at 1,024 to 65,536 tokens. `jax.nn` runs
 cuDNN's flash attention where cuDNN takes the case, and XLA's dense attention else. Contenders of a row run in
 turn; medians. Before that, each method's output and gradients are compared with those on the CPU. Writes
-gpu.md into benchmarks/results/, or into --folder.
+gpu.md into docs/results/tables/, or into --folder.
 """
 
 import argparse

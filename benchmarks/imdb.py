@@ -1,6 +1,6 @@
 """Are attentions interchangeable? Fine-tunes MiniLM to IMDB with each, and tests it with each.
 
-    python -m benchmarks.imdb [--workdir=runs/imdb] [--out=benchmarks/results]
+    python -m benchmarks.imdb [--workdir=runs/imdb] [--out=docs/results/tables]
 
 Trains configs/imdb_minilm_smyrf.py with dense and with SMYRF attention, from several seeds, and writes the
 four cells of SMYRF's table (arXiv:2010.05315, section 4.2) to imdb.md; and tests the weights trained with

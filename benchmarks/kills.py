@@ -5,7 +5,7 @@
 
 The task costs nothing but its state: it saves after every step, so that most moments are within a save. Runs
 are one process, or two that meet on loopback. Each end is SIGKILL, or SIGTERM, on one process or on all; then
-all are started anew. Writes kills.md into benchmarks/results/.
+all are started anew. Writes kills.md into docs/results/tables/.
 """
 
 import argparse

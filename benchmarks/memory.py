@@ -4,7 +4,7 @@
     python -m benchmarks.memory --tpu=v5e --only=128x128 --json
 
 Peak memory of one core, as the compiler lays it out: no TPU is needed. Beside it what `Method.cost` counts.
-Writes memory.md into benchmarks/results/ where all chips and cases are asked for; otherwise it only prints.
+Writes memory.md into docs/results/tables/ where all chips and cases are asked for; otherwise it only prints.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m benchmarks.quality
 
 Synthetic queries and keys (8 heads, 1024 tokens, width 64) of three kinds, and a photograph. Writes
-quality.md, quality.png, errors.png and clusters.png into benchmarks/results/ in about 3 minutes; wants the
+quality.md, quality.png, errors.png and clusters.png into docs/results/tables/ in about 3 minutes; wants the
 extra [train], for the photograph. Cost is the pairs whose logits are computed, as a part of all.
 """
 

@@ -1,6 +1,6 @@
 """Sparse, low rank, or both? Error of attention by the temperature of its softmax, at an equal budget.
 
-    python -m benchmarks.regimes [--draws=2] [--out=benchmarks/results]
+    python -m benchmarks.regimes [--draws=2] [--out=docs/results/tables]
 
 What Scatterbrain claims (arXiv:2110.15343): sparse and low-rank attention excel in different regimes of the
 softmax's temperature, both together err less than either, in its experiment 2.1 times less. Queries and keys
@@ -33,7 +33,7 @@ from transformer.contenders import contender
 from transformer.probes import heads_of, open_probe
 
 _DRAWS = flags.DEFINE_integer("draws", 2, "of hashes and features, for each head.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "folder of the table and the plot.")
+_OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table and the plot.")
 
 LENGTH = 1024
 FACTORS = tuple(2.0**power for power in range(-3, 4))

@@ -4,7 +4,7 @@
     python -m benchmarks.speed --crossover
 
 Wants the extra [bench] (torch). Contenders of a row run in turn, again and again, in one process; medians.
-Writes speed.md and speed.png into benchmarks/results/; --crossover writes crossover.md, from which the
+Writes speed.md and speed.png into docs/results/tables/; --crossover writes crossover.md, from which the
 constants of smyrf_jax/budget.py come.
 """
 

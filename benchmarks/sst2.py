@@ -1,6 +1,6 @@
 """Does a swapped attention harm the sentiment of sentences? Fine-tunes MiniLM with each, and tests with each.
 
-    python -m benchmarks.sst2 [--seeds=3] [--workdir=runs/sst2] [--out=benchmarks/results]
+    python -m benchmarks.sst2 [--seeds=3] [--workdir=runs/sst2] [--out=docs/results/tables]
 
 Trains configs/sst2_minilm_scatterbrain.py with dense, Scatterbrain, SMYRF and canopy attention, from several
 seeds, tests each with each, and writes sst2.md. The sentences are Rotten Tomatoes', of which SST-2 of GLUE is

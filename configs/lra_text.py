@@ -13,7 +13,7 @@ Command: python -m transformer.train --config=configs/lra_text.py --config.atten
   Small, all attentions: python -m benchmarks.scratch --tasks=text
   local and scatterbrain_local want --config.model.pooling=mean: a CLS token would see its window alone.
   canopy wants a little more than a 16th of the pairs of 1,001 tokens: --config.pairs=0.07.
-Result: full scale not run; small: benchmarks/results/text.md
+Result: full scale not run; small: docs/results/tables/text.md
 """
 
 from ml_collections import ConfigDict

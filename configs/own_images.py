@@ -11,7 +11,7 @@ Command: python -m biggan.train --config=configs/own_images.py:64 --config.data.
   GPU or TPU: --config.batch_size=32 or more a device, of 64 or more in all; for more images an update than
   fit the memory, --config.accumulation=2 (or more) takes as many batches for each. With four times the batch
   a fourth of the steps see as many images: --config.num_steps=5000, and checkpoints and samples as often.
-Result: on 56 faces, 3500 steps of 8 images at 64x64 on a CPU (benchmarks/results/augmentation.md): faces
+Result: on 56 faces, 3500 steps of 8 images at 64x64 on a CPU (docs/results/tables/augmentation.md): faces
   that are all different, but coarse, and hardly one sample in a hundred memorised. Without augmentation the
   kernel distance is lower and faces are sharper until step 2500; from then on the same few come again and
   again. Not run on a thousand images, nor at 128x128.

@@ -6,7 +6,7 @@ textures, not objects.
 configs/quickstart.py:dense and :canopy have another attention at 64x64.
 
 Command: make quickstart
-Result: 2 min 39 s; colours and textures of the four photographs (benchmarks/results/quickstart_samples.png).
+Result: 2 min 39 s; colours and textures of the four photographs (docs/results/tables/quickstart_samples.png).
 """
 
 from ml_collections import ConfigDict

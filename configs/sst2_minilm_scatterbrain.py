@@ -10,7 +10,7 @@ Command: python -m transformer.finetune --config=configs/sst2_minilm_scatterbrai
   GLUE's own: --config.data.source=glue --config.data.path=/path/to/glue --config.data.task=SST-2
       --config.data.test_size=0 --config.init=/path/to/bert-base-uncased --config.data.train_size=0 (not run)
   Every attention, several seeds: python -m benchmarks.sst2
-Result: benchmarks/results/sst2.md
+Result: docs/results/tables/sst2.md
 """
 
 from ml_collections import ConfigDict

@@ -37,7 +37,7 @@ def test_features_and_means_count():
 def test_memory_is_linear_and_near_the_measured():
     small, large = (Smyrf(4, 128).cost(n, n, width=64, heads=8).memory for n in (2**14, 2**15))
     assert 1.9 < large / small < 2.1
-    # By the TPU compiler, v3, float32: 124 and 115 MB (benchmarks/results/memory.md).
+    # By the TPU compiler, v3, float32: 124 and 115 MB (docs/results/tables/memory.md).
     for batch, length, megabytes in ((4, 16384, 124), (1, 65536, 115)):
         count = Smyrf(4, 2048).cost(length, length // 4, batch=batch, lanes=128, **BIGGAN)
         assert count.memory / 1e6 == pytest.approx(megabytes, rel=0.1)
