@@ -29,6 +29,7 @@ from smyrf_jax.methods import (
     Performer,
     Scatterbrain,
     Smyrf,
+    Streaming,
     method_from_config,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "Performer",
     "Scatterbrain",
     "Smyrf",
+    "Streaming",
     "attention",
     "cluster_of_tokens",
     "clustered_attention",
