@@ -51,7 +51,7 @@ def clustered_attention(
 
     Memory is linear in T and S, whatever the number of rounds: clusters are attended a few at a time,
     each step merges into a running output and logsumexp, and the backward pass computes the logits
-    anew from the final logsumexp. Reverse mode only, of any order; forward mode raises TypeError.
+    again from the final logsumexp. Reverse mode only, of any order; forward mode raises TypeError.
 
     Args:
         query: [*B, T, N, D].

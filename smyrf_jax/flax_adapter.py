@@ -24,7 +24,7 @@ def as_attention_fn(
 ) -> Callable[..., Array]:
     """An attention_fn for flax.linen.MultiHeadDotProductAttention or flax.nnx.MultiHeadAttention.
 
-    What the method draws it draws anew in each call: in linen from the rng collection "hashing"
+    Random numbers are drawn again in each call: in linen from the rng collection "hashing"
     (`model.apply(variables, inputs, rngs={"hashing": jax.random.key(0)})`), in nnx from the stream "hashing"
     of `rngs` (or its default stream). Without them it is always the same, as for `attention`.
 
@@ -52,7 +52,7 @@ def hashing_rng(module: linen.Module) -> Array | None:
 
 
 class LinenAttention(linen.Module):
-    """See `as_attention_fn`. Holds no variables; also for nnx, where nothing is to be drawn anew."""
+    """See `as_attention_fn`. Holds no variables; also for nnx, where nothing is to be drawn again."""
 
     method: Method
     is_causal: bool = False

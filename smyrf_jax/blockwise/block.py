@@ -212,7 +212,7 @@ def forward(settings: Settings, queries: Queries, keys: Keys, hash_round: Any) -
 class OfKeys(NamedTuple):
     """Gradients of a block's keys, transposed: [D, K], [V, K], [F, K], [1, K].
 
-    A product of a transposed [C, K] is dear, the one that gives its transpose is not.
+    A product of a transposed [C, K] is slow, the one that gives its transpose is fast.
     """
 
     key: Array

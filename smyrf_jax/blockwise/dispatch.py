@@ -31,7 +31,7 @@ def blockwise_attention(rules: Rules, inputs: Inputs) -> tuple[Array, Array]:
     """clustered_attention of one sample: output [T, N, V] and logsumexp [T, N].
 
     The logsumexp is finite_min in rows without keys. Reverse mode only: the backward pass takes the
-    inputs, the output and its logsumexp, and computes the logits anew.
+    inputs, the output and its logsumexp, and computes the logits again.
     """
     return _blockwise_attention(rules, vary_alike(inputs, inputs))
 

@@ -8,7 +8,7 @@ from jax import Array
 from smyrf_jax.clustering import Clustering
 
 # Logits of one step, in all samples; and the queries that a cluster is not cut below, or twice its keys if
-# those are fewer, lest its keys are gathered too often.
+# those are fewer: its keys would be gathered too often.
 LOGITS_A_STEP = 2**19
 QUERIES_A_STEP = 1024
 

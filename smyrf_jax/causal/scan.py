@@ -1,4 +1,4 @@
-"""All queries, a few at a time, in linear memory; the backward pass computes anew what they attended."""
+"""All queries, a few at a time, in linear memory; the backward pass attends again."""
 
 import dataclasses
 import functools

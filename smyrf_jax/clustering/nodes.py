@@ -39,7 +39,7 @@ class Nodes:
             return np.arange(2**level + 1)[None] * self.num_clusters // 2**level
         nodes = jnp.arange(2**level + 1, dtype=jnp.uint32)[None]
         filled = self.num_filled[:, None].astype(jnp.uint32)
-        # In two parts, lest the product overflows.
+        # In two parts: the product could overflow.
         whole, rest = filled >> level, filled & (2**level - 1)
         return (nodes * whole + ((nodes * rest) >> level)).astype(jnp.int32)
 

@@ -64,19 +64,19 @@ class Canopy(ContentBased):
         if "means_per_cluster" in fields:
             return super().within(budget, problem, fields)
         found: list[Canopy] = []
-        dear: BudgetError | None = None
+        refused: BudgetError | None = None
         for power in range(problem.num_keys.bit_length()):
             means = {"means_per_cluster": 2**power}
             try:
                 found.append(super().within(budget, problem, fields | means))
             except BudgetError as error:
-                dear = dear or error  # of one mean: the least there is
+                refused = refused or error  # of one mean: the least there is
 
         def unevenness(method: Canopy) -> float:
             of_means = problem.clusters(method.cluster_size)[2] * method.means_per_cluster / problem.num_keys
             return abs(method.cost_of(problem).pairs - 2 * of_means)
 
         if not found:
-            assert dear is not None
-            raise dear
+            assert refused is not None
+            raise refused
         return found[-1] if "cluster_size" in fields else min(found, key=unevenness)

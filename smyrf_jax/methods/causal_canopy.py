@@ -194,7 +194,7 @@ class CausalCanopy(Method):
             def opened(leaves: int, sizes: dict[str, Any] = sizes) -> "CausalCanopy":
                 return cls(**({"num_leaves": leaves, "num_branches": -(-3 * leaves // 4)} | sizes))
 
-            def too_dear(leaves: int, opened: Callable[[int], CausalCanopy] = opened) -> bool:
+            def over_budget(leaves: int, opened: Callable[[int], CausalCanopy] = opened) -> bool:
                 return not budget.allows(opened(leaves).cost_of(problem))
 
             try:
@@ -202,9 +202,9 @@ class CausalCanopy(Method):
             except ValueError as error:  # a branch of so many leaves is not within such a block
                 fault = error
                 continue
-            if not too_dear(1):
+            if not over_budget(1):
                 numbers = range(2, max(3, problem.num_keys // leaf))
-                found.append(opened(1 + bisect.bisect_left(numbers, True, key=too_dear)))
+                found.append(opened(1 + bisect.bisect_left(numbers, True, key=over_budget)))
         if not least:
             raise fault
         if not found:

@@ -92,7 +92,7 @@ class Method(abc.ABC):
 
     @classmethod
     def sizes(cls, problem: Problem, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The fields that a budget decides, the dearest first. fields: what is fixed."""
+        """The fields that a budget decides, the most expensive first. fields: what is fixed."""
         raise NotImplementedError(f"{cls.__name__} does not know its cost.")
 
     @classmethod
