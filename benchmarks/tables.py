@@ -1,9 +1,18 @@
 """Tables in Markdown, and where they go."""
 
+import importlib.metadata
 import pathlib
 from collections.abc import Iterable, Sequence
 
+import jax
+
 RESULTS = pathlib.Path(__file__).parents[1] / "docs" / "results" / "tables"
+
+
+def tpu_compiler() -> str:
+    """The machine of what the TPU's compiler says, in a result's header."""
+    version = importlib.metadata.version("libtpu")
+    return f"the TPU's compiler, libtpu {version}, without a TPU; jax {jax.__version__}"
 
 
 def line(cells: Sequence[str]) -> str:
