@@ -25,25 +25,22 @@ from benchmarks.tables import RESULTS
 from training.provenance import ROOT, commit, picture_metadata
 
 
-def regenerate(result: Result, images: str = "", folder: pathlib.Path = RESULTS) -> str:
-    """Runs a result's command, from the repository's root; returns what went wrong, or an empty string.
-
-    folder: where its files lie.
-    """
+def regenerate(result: Result, images: str = "") -> str:
+    """Runs a result's command, from the repository's root; returns what went wrong, or an empty string."""
     runs = "runs/results/" + commit().replace(" + ", "_")
     command = result.command.format(images=shlex.quote(images), runs=runs)
     program, *arguments = shlex.split(command)
-    before = {name: _written(folder / name) for name in result.files}
+    before = {name: _written(RESULTS / name) for name in result.files}
     done = subprocess.run([sys.executable if program == "python" else program, *arguments], cwd=ROOT)
     if done.returncode:
         return f"status {done.returncode}"
-    if same := [name for name in result.files if _written(folder / name) == before[name]]:
+    if same := [name for name in result.files if _written(RESULTS / name) == before[name]]:
         return f"did not write {', '.join(same)}"
     for name, place in result.copied.items():
         source = ROOT / place.format(runs=runs)
         if not source.exists():
             return f"did not write {source.relative_to(ROOT)}"
-        _copy(source, folder / name, command)
+        _copy(source, RESULTS / name, command)
     return ""
 
 
