@@ -87,10 +87,10 @@ NEEDS: dict[str, Callable[[str], str]] = {
 }
 
 
-def _compare(model: str, method: str, flags: str, minutes: float, *pictures: str) -> Result:
+def _compare(model: str, method: str, flags: str, minutes: float, *more: str) -> Result:
     command = f"python -m transformer.compare --model={model} --method={method} {flags}"
     name = f"compare_{model}_{method}"
-    files = (f"{name}.md", f"{name}.png", *(f"{name}_{picture}.png" for picture in pictures))
+    files = (f"{name}.md", f"{name}.png", *(f"{name}_{end}" for end in more))
     return Result(command, minutes, files, ({"minilm": "MiniLM", "focus": "DINOv2"}[model],))
 
 
@@ -138,16 +138,16 @@ REGISTRY: dict[str, Result] = {
         },
     ),
     "compare_focus_canopy": _compare(
-        "focus", "canopy", f"--lengths=1370 {_CANOPY_PAIRS} --inputs=3 --swaps=", 5, "pictures"
+        "focus", "canopy", f"--lengths=1370 {_CANOPY_PAIRS} --inputs=3 --swaps=", 5, "pictures.png"
     ),
     "compare_focus_smyrf": _compare(
-        "focus", "smyrf", f"--lengths=1370 {_SMYRF_PAIRS} --inputs=3 --swaps=", 5, "pictures"
+        "focus", "smyrf", f"--lengths=1370 {_SMYRF_PAIRS} --inputs=3 --swaps=", 5, "pictures.png"
     ),
     "compare_minilm_canopy": _compare(
         "minilm", "canopy", f"--lengths=512,2048 {_CANOPY_PAIRS} --inputs=4 --swaps=", 5
     ),
     "compare_minilm_smyrf": _compare(
-        "minilm", "smyrf", f"--lengths=512,2048 {_SMYRF_PAIRS} --inputs=4", 8, "swaps"
+        "minilm", "smyrf", f"--lengths=512,2048 {_SMYRF_PAIRS} --inputs=4", 8, "swaps.md", "swaps.png"
     ),
     "copy": _scratch("copy", 240),
     "crossover": Result("python -m benchmarks.speed --crossover", 2, ("crossover.md",), ("torch",)),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 # After a number.
-_UNIT = r"(?:%|per cent\b|ms\b|s\b|min\b|[KMGT]i?B\b|M cycles\b|images a second\b|times\b)"
+_UNIT = r"(%|per cent\b|ms\b|s\b|min\b|[KMGT]i?B\b|M cycles\b|images a second\b|times\b)"
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 # Not within a word, a version or a power of ten: e1, v3, 0.10.2, 1e-6.
 _STATED = re.compile(rf"(?<![\w.,^/])({_NUMBER})(?![\w]|[.,]\d)")
@@ -86,8 +86,8 @@ def _blank(match: re.Match) -> str:
     return re.sub(r"[^\n]", " ", match[0])
 
 
-def stated(block: Block, in_results: bool) -> Iterator[tuple[int, str, bool]]:
-    """The numbers of a block that look measured: line, number, and whether it is a per cent.
+def stated(block: Block, in_results: bool) -> Iterator[tuple[int, str, str]]:
+    """The numbers of a block that look measured: line, number, and unit (empty: none).
 
     in_results: results are named for it, so that a whole number alone in a cell is one of theirs.
     """
@@ -103,8 +103,8 @@ def stated(block: Block, in_results: bool) -> Iterator[tuple[int, str, bool]]:
             in_results and block.is_row and before.endswith("|") and rest.lstrip(" ").startswith(("|", "±"))
         )
         if "." in match[1] or unit or alone:
-            per_cent = unit is not None and unit[0].endswith(("%", "per cent"))
-            yield block.line + text.count("\n", 0, match.start()), match[1], per_cent
+            line = block.line + text.count("\n", 0, match.start())
+            yield line, match[1], "" if unit is None else unit[1].replace("per cent", "%")
 
 
 def numbers_in(text: str) -> list[float]:
@@ -115,11 +115,11 @@ def numbers_in(text: str) -> list[float]:
     return [float(number.replace(",", "")) for number in _MEASURED.findall(body)]
 
 
-def holds(numbers: Iterable[float], number: str, per_cent: bool) -> bool:
-    """Is it one of them, rounded to the digits that it has? 12 % may be 0.12, 3 s may be 3012 ms."""
+def holds(numbers: Iterable[float], number: str, unit: str) -> bool:
+    """Is it one of them, rounded to the digits that it has? 12 % may be 0.12, 3.0 s may be 3012, of ms."""
     value = float(number.replace(",", ""))
     half = 0.5 * 10.0 ** -len(number.partition(".")[2]) * (1 + 1e-9)
-    factors = (1.0, 100.0) if per_cent else (1.0, 1e-3, 1e3) if "." in number else (1.0,)
+    factors = {"%": (1.0, 100.0), "s": (1.0, 1e-3), "ms": (1.0, 1e3)}.get(unit, (1.0,))
     return any(abs(abs(of) * factor - value) <= half for of in numbers for factor in factors)
 
 
@@ -150,8 +150,8 @@ def unfounded(
             continue
         looked = own[place] or _around(place, blocks, own)
         pool = [number for name in looked for number in numbers.get(name, ())]
-        for line, number, per_cent in stated(block, in_results=bool(looked)):
-            if not holds(pool, number, per_cent):
+        for line, number, unit in stated(block, in_results=bool(looked)):
+            if not holds(pool, number, unit):
                 found.append(Unfounded(path, line, number, looked))
     return found
 

@@ -172,12 +172,13 @@ def write_table(probes: Sequence[Probe], methods: Sequence[Sequence[Method]], st
 
 
 def draw_swaps(probe: Probe, method: Method, stem: str) -> list[str]:
-    """Draws what one layer and one head cost; returns the picture's path."""
-    path = f"{stem}_swaps.png"
-    report.plot_swaps(
-        *swaps_of(probe, method), f"{method}: {cost_of(probe, method).pairs:.2%} of the pairs", path
-    )
-    return [path]
+    """Tells and draws what one layer and one head cost; returns the paths."""
+    paths = [f"{stem}_swaps.md", f"{stem}_swaps.png"]
+    swaps = swaps_of(probe, method)
+    title = f"{method}: {cost_of(probe, method).pairs:.2%} of the pairs"
+    pathlib.Path(paths[0]).write_text(report.swaps_table(*swaps, title))
+    report.plot_swaps(*swaps, title, paths[1])
+    return paths
 
 
 def draw_pictures(probe: Probe, methods: Sequence[Method], stem: str) -> list[str]:

@@ -94,6 +94,21 @@ def plot_errors(rows: Sequence[Row], path: str | os.PathLike) -> None:
     plt.close(figure)
 
 
+def swaps_table(of_layers: np.ndarray, of_heads: np.ndarray, title: str) -> str:
+    """See `plot_swaps`."""
+    lines = [
+        *header(),
+        "1 - cosine of the final embedding with the dense model's, one layer swapped, and one head of it.",
+        f"{title}.",
+        "",
+        "| layer | all its heads |" + "".join(f" head {head} |" for head in range(of_heads.shape[1])),
+        "|---|---|" + "---|" * of_heads.shape[1],
+    ]
+    for layer, (whole, heads) in enumerate(zip(of_layers, of_heads, strict=True)):
+        lines.append(f"| {layer} | {whole:.4f} |" + "".join(f" {loss:.4f} |" for loss in heads))
+    return "\n".join([*lines, ""])
+
+
 def plot_swaps(of_layers: np.ndarray, of_heads: np.ndarray, title: str, path: str | os.PathLike) -> None:
     """What swapping one layer [layers], or one head [layers, heads], costs the embedding: 1 - cosine."""
     figure, (bars, grid) = plt.subplots(
