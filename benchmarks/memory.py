@@ -30,7 +30,7 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks.tables import RESULTS, line, table, tpu_compiler
 from smyrf_jax import Canopy, Dense, Method, Smyrf, attention
 from smyrf_jax.chips import compiling_for
-from training.provenance import header
+from training.provenance import header, origin
 
 TOPOLOGIES = {"v3": "v3:2x2", "v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 
@@ -133,7 +133,7 @@ def main(tpu: str | None, only: str, as_json: bool) -> None:
         return
     titles = ["", "", "", "dense", "SMYRF", "of dense", "counted", "canopy", "of dense", "counted"]
     lines = [
-        *header(where=tpu_compiler()),
+        *header(origin(where=tpu_compiler())),
         "Peak memory of one core, GB, by its compiler: BigGAN's attention, forward+backward (16,384 x 4,096",
         "and 65,536 x 16,384 tokens, widths 12 and 48): SMYRF 4 x 2048; canopy as in celeba*_canopy, a tree",
         "with 1024 queries and 16 (4) means a cluster. Counted: by the methods' `cost`.",

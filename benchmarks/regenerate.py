@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.registry import REGISTRY, Result, machine, missing
 from benchmarks.tables import RESULTS
-from training.provenance import ROOT, commit, picture_metadata
+from training.provenance import ROOT, commit, origin, picture_metadata
 
 
 def regenerate(result: Result, images: str = "") -> str:
@@ -56,7 +56,7 @@ def _copy(source: pathlib.Path, target: pathlib.Path, command: str) -> None:
         return
     with Image.open(source) as picture:
         told = PngInfo()
-        metadata = picture_metadata(command, machine()) | picture.info
+        metadata = picture_metadata(origin(command, machine())) | picture.info
         told.add_text("Description", str(metadata["Description"]))
         picture.save(target, pnginfo=told)
 

@@ -27,7 +27,7 @@ from benchmarks.tables import table
 from smyrf_jax.methods import METHODS
 from training.checkpoint import config_differences
 from training.files import write_whole
-from training.provenance import header, picture_metadata
+from training.provenance import header, origin, picture_metadata
 from training.writers import read_rows
 from transformer.budgeted import budgeted, leaks, part_of_pairs
 from transformer.train import data_of, method_of, train
@@ -206,7 +206,7 @@ def lines_of(task: str, runs: Sequence[Run]) -> list[str]:
     devices = sorted({f"{run.facts['device']}; jax {run.facts['jax']}" for run in runs})
     starred = any(run.facts["leaks"] for run in runs)
     return [
-        *header(f"python -m benchmarks.scratch --tasks={task}", ", ".join(devices)),
+        *header(origin(f"python -m benchmarks.scratch --tasks={task}", ", ".join(devices))),
         f"{experiment.title}.",
         f"{one.facts['steps']} steps of {one.config['batch_size']}, {one.facts['tokens']} tokens, "
         f"{one.facts['parameters']:,} parameters; seeds {sorted({run.config['seed'] for run in runs})}.",

@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -13,6 +14,11 @@ def tpu_compiler() -> str:
     """The machine of what the TPU's compiler says, in a result's header."""
     version = importlib.metadata.version("libtpu")
     return f"the TPU's compiler, libtpu {version}, without a TPU; jax {jax.__version__}"
+
+
+def newest(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The origin of the row that was measured last (of a day, the last in order): that of the table of rows that are kept."""
+    return dict(sorted((row["origin"] for row in rows), key=lambda origin: origin["Date"])[-1])
 
 
 def line(cells: Sequence[str]) -> str:

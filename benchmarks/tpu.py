@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from benchmarks.fitting import Sample, cost_of_pairs_and_rows, in_words
-from benchmarks.tables import RESULTS, table, tpu_compiler
+from benchmarks.tables import RESULTS, newest, table, tpu_compiler
 from benchmarks.tpu_methods import SHORT, function_of
 from launch import schedule
 from training.provenance import header, origin, picture_metadata
@@ -206,11 +206,12 @@ def costs_of_rows(rows: list[dict[str, Any]], chip: str) -> tuple[float, float] 
 
 
 def write(rows: list[dict[str, Any]]) -> None:
+    made = newest(rows)
     titles = ["", "", "", "M cycles", "ms", "sort", "gather", "kernels", "rest", "MB"]
     order = [(case.name, case.method) for case in cases()]
     rows = sorted(rows, key=lambda row: (row["chip"], order.index((row["name"], row["method"]))))
     lines = [
-        *header(where=tpu_compiler()),
+        *header(made),
         "Attention, forward and backward, on one TPU core, by the final schedule of the TPU's compiler:",
         "nothing ran on a TPU. BigGAN's shapes in float32 (widths 12 and 48, a key for four queries), heads",
         "of width 64 in bfloat16. canopy gan: as in celeba*_canopy. flash, splash: JAX's kernels for TPUs,",
@@ -242,10 +243,11 @@ def write(rows: list[dict[str, Any]]) -> None:
         if costs is not None:
             lines += ["", f"SMYRF on {chip}. {in_words(costs)}"]
     (RESULTS / "tpu.md").write_text("\n".join(lines) + "\n")
-    draw(rows, chips, [of for of in every if of in LINES])
+    draw(rows, chips, [name for name in every if name in LINES], made)
 
 
-def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> None:
+def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str], made: dict[str, str]) -> None:
+    """made: the origin that the picture tells."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -272,7 +274,7 @@ def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> No
     axes[0][0].set_ylabel("M cycles, forward and backward")
     fullest = max(axes[0], key=lambda axis: len(axis.lines))
     figure.legend(*fullest.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    figure.savefig(RESULTS / "tpu.png", dpi=110, metadata=picture_metadata(where=tpu_compiler()))
+    figure.savefig(RESULTS / "tpu.png", dpi=110, metadata=picture_metadata(made))
     plt.close(figure)
 
 

@@ -7,8 +7,8 @@ docs/results/tables, or a picture of the same command. A row that links none ("t
 the nearest row above; anything else those of its section. A config that is named (configs/NAME.py) counts as
 a link: its docstring tells a result. Free are settings in `backticks`, what others claim in "quotation
 marks", what names `make test`, words (half, a quarter), and whole numbers without a unit (4096 tokens). State
-no ratio that no script computed: state the two numbers. Three digits are better than two: of a large table any
-two digits are found somewhere.
+no ratio that no script computed: state the two numbers. Three digits are better than two: in a large table
+any two digits are found somewhere.
 """
 
 import ast

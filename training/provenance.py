@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -77,11 +77,11 @@ def origin(command: str = "", where: str = "") -> dict[str, str]:
     }
 
 
-def header(command: str = "", where: str = "") -> list[str]:
-    """The lines that a table begins with, and an empty one (arguments: of `origin`)."""
-    return [*(f"- {name}: {value}" for name, value in origin(command, where).items()), ""]
+def header(of: Mapping[str, str] | None = None) -> list[str]:
+    """The lines that a table begins with, and an empty one. of: an `origin`; None: of this program, here."""
+    return [*(f"- {name}: {value}" for name, value in (of or origin()).items()), ""]
 
 
-def picture_metadata(command: str = "", where: str = "") -> dict[str, str]:
-    """The same for the metadata of matplotlib's `savefig` of a PNG (arguments: of `origin`)."""
-    return {"Description": "; ".join(f"{k}: {v}" for k, v in origin(command, where).items())}
+def picture_metadata(of: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The same for the metadata of matplotlib's `savefig` of a PNG."""
+    return {"Description": "; ".join(f"{name}: {value}" for name, value in (of or origin()).items())}

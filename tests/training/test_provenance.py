@@ -26,18 +26,20 @@ def test_a_command_can_be_pasted(given, told):
 
 
 def test_the_header():
-    lines = provenance.header("python -m benchmarks.x")
+    lines = provenance.header(provenance.origin("python -m benchmarks.x"))
     assert lines[0] == "- Command: `python -m benchmarks.x`"
     assert lines[1] == f"- Date: {datetime.date.today()}"
     assert re.fullmatch(r"- Commit: ([0-9a-f]{7,}( \+ changes)?|unknown)", lines[2])
     assert re.fullmatch(rf"- Machine: \d+ cores, .+; jax {re.escape(jax.__version__)}", lines[3])
     assert lines[4:] == [""]
-    assert provenance.header("c", "a GPU")[3] == "- Machine: a GPU"
+    assert provenance.header(provenance.origin("c", "a GPU"))[3] == "- Machine: a GPU"
 
 
 def test_a_picture_tells_the_same():
-    (text,) = provenance.picture_metadata("c", "a GPU").values()
-    assert text == "; ".join(line.removeprefix("- ") for line in provenance.header("c", "a GPU")[:-1])
+    (text,) = provenance.picture_metadata(provenance.origin("c", "a GPU")).values()
+    assert text == "; ".join(
+        line.removeprefix("- ") for line in provenance.header(provenance.origin("c", "a GPU"))[:-1]
+    )
 
 
 @pytest.mark.process
