@@ -17,7 +17,7 @@ def tpu_compiler() -> str:
 
 
 def newest(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The origin of the row that was measured last (of a day, the last in order): that of the table of rows that are kept."""
+    """The origin of the row that was measured last (of a day, the last one): it is the table's."""
     return dict(sorted((row["origin"] for row in rows), key=lambda origin: origin["Date"])[-1])
 
 

@@ -30,7 +30,7 @@ DOCUMENTS = sorted(
     if RESULTS not in path.parents
 )
 HEADER = re.compile(
-    r"- Command: `python -m [^`]+`\n- Date: 20\d\d-\d\d-\d\d\n"
+    r"- Command: `python -m ([\w.]+)[^`]*`\n- Date: 20\d\d-\d\d-\d\d\n"
     r"- Commit: [0-9a-f]{7}[^\n]*\n- Machine: \S[^\n]+\n\n"
 )
 WRITTEN = [name for result in REGISTRY.values() for name in result.names]
@@ -75,7 +75,10 @@ def test_every_result_has_a_program():
 def test_a_result_tells_where_it_comes_from(name):
     path = RESULTS / name
     if path.suffix == ".md":
-        assert HEADER.match(path.read_text()), "it should begin with training.provenance.header"
+        found = HEADER.match(path.read_text())
+        assert found, "it should begin with training.provenance.header"
+        (command,) = {of.command.split()[2] for of in REGISTRY.values() if name in of.names}
+        assert found[1] == command, "benchmarks/registry.py has another command"
     elif path.suffix == ".png":
         with Image.open(path) as picture:
             assert picture.info["Description"].startswith("Command: `"), "savefig wants metadata"
