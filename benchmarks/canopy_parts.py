@@ -25,6 +25,7 @@ from smyrf_jax import (
     attention,
 )
 from smyrf_jax.clustered import attend_in_clusters
+from training.provenance import header
 from training.timing import Step, medians
 
 # heads, length, width, cluster size, means a cluster
@@ -99,13 +100,13 @@ def main() -> None:
         title = f"{heads} heads of {length} x {width}, clusters of {size}, {means} means each"
         found[title] = medians(runs_of(*case), 25)
     lines = [
-        "Milliseconds, forward, two CPU cores, median of a run in random order.",
-        "`python -m benchmarks.canopy_parts`",
+        *header(),
+        "Milliseconds, forward, median of a run in random order.",
         "",
         *lines_of(found),
     ]
     (RESULTS / "canopy_parts.md").write_text("\n".join(lines))
-    print("\n".join(lines[3:]))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

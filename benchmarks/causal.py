@@ -10,7 +10,6 @@ docs/results/tables/. Wants the extra [bench] (torch).
 
 import dataclasses
 import functools
-import os
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from benchmarks.tables import RESULTS, table
 from smyrf_jax import CausalCanopy, Dense, Method, attention
 from smyrf_jax.decoding import prefill, step
 from smyrf_jax.methods import Streaming
+from training.provenance import header
 from training.timing import Step, medians
 
 HEADS, KEY_HEADS, WIDTH = 9, 3, 64
@@ -121,9 +121,10 @@ def main() -> None:
             [f"{length}", f"{read / length:.1%}", *(f"{1e3 * seconds[name]:.2f}" for name in tokens)]
         )
     lines = [
+        *header(),
         "Seconds of causal attention, 9 query heads and 3 key heads of 64, float32, medians, contenders in",
-        f"turn on {os.cpu_count()} CPU cores; jax {jax.__version__}, torch {torch.__version__}. Brackets:",
-        "how many times faster than dense attention in torch, and in JAX. `python -m benchmarks.causal`",
+        f"turn; torch {torch.__version__}. Brackets: how many times faster than dense attention in torch,",
+        "and in JAX.",
         "",
         *table(["tokens", "attention", "causal pairs", "forward", "forward+backward"], rows),
         "The last token by a cache: the part of all keys that is read, means among them, and milliseconds.",

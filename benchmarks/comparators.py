@@ -39,6 +39,7 @@ from smyrf_jax.budget import Cost, Problem, clustered_cost
 from smyrf_jax.diagnostics import attention_entropy, attention_error, largest_keys_attention
 from smyrf_jax.methods import Clustered, Parts
 from smyrf_jax.methods.comparators import HyperAttention, Reformer, Routing
+from training.provenance import header, picture_metadata
 from training.timing import medians
 from transformer.probes import heads_of, open_probe
 
@@ -232,7 +233,7 @@ def plot(sets: dict[str, list[Figures]], path: pathlib.Path) -> None:
             axis.grid(alpha=0.3, which="both")
             axis.set_ylabel("relative error of the output")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, metadata=picture_metadata())
     plt.close(figure)
 
 
@@ -248,10 +249,10 @@ def main(argv: list[str]) -> None:
     for kind in ("isotropic", "clustered"):
         sets[f"{kind}, 1024 tokens"] = [data(kind)], 64
     lines = [
+        *header(),
         "Relative error of the attention's output, over all layers and heads. Pairs: as a part of all, a",
         "mean counted as a key, a feature of a query or of a key as a pair. Milliseconds: of one layer,",
-        "forward, two CPU cores.",
-        "`python -m benchmarks.comparators`",
+        "forward.",
         "",
     ]
     found = {}

@@ -9,14 +9,12 @@ the program. Writes damage.md.
 
 import collections
 import dataclasses
-import datetime
 import functools
 import io
 import json
 import pathlib
 import tarfile
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +30,7 @@ from biggan.checks import check_sizes
 from biggan.data import pipeline
 from biggan.images import ImageError
 from biggan.sources import open_source
+from training.provenance import header
 
 _FILES = flags.DEFINE_integer("files", 3000, "damaged images and archives.", lower_bound=100)
 _SEED = flags.DEFINE_integer("seed", 0, "of the images and the damage.", lower_bound=0)
@@ -185,18 +184,16 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         counts = measure(pathlib.Path(folder), _FILES.value, np.random.default_rng(_SEED.value))
     rows = [[kind, what, *map(str, dataclasses.astuple(of))] for (kind, what), of in counts.items()]
-    command = f"python -m benchmarks.damage --files={_FILES.value} --seed={_SEED.value}"
     lines = [
+        *header(),
         f"{_FILES.value} damaged files (bits flipped, cut, or blocks swapped): {', '.join(FORMATS)}, tar and",
         "array_record. Read with config.data.skip_corrupt, as a run reads them, and none ended it. The same",
         "damaged images lie in a folder, in a tar file and in records; what can still be decoded counts as",
         "read. Archives that cannot be opened are refused by an error that names them; what lies behind the",
         "damaged place of a tar file is lost, which is told.",
-        f"`{command}`, {datetime.date.today()}, {time.monotonic() - started:.0f} s",
         "",
         *table(["source", "damaged", "files", "refused", "unusable images", "read", "lost"], rows),
     ]

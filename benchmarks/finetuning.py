@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from benchmarks.tables import table
 from smyrf_jax import Method, method_from_config
 from training.checkpoint import config_differences
+from training.provenance import header
 from training.restoring import restore
 from transformer.buckets import encode
 from transformer.finetune import FinetuneTask, splits_of, train
@@ -112,6 +113,7 @@ class Study:
         cells = [[trained, *(cell(rows, name) for name in tested)] for trained, rows in found.items()]
         buckets = [f"{np.mean(widths == width):.0%} to {width}" for width in np.unique(widths)]
         return [
+            *header(),
             *self.about,
             f"Accuracy in per cent: mean and standard deviation of {len(found['dense'])} seeds, each seed.",
             f"{config.num_steps} steps of {config.batch_size} texts, of {config.data.train_size}; "
@@ -120,7 +122,6 @@ class Study:
             f"{100 * (0.75 * 0.25 / len(widths)) ** 0.5:.1f}.",
             f"Texts are cut to {config.data.length} tokens and padded to a bucket's: of those to test "
             f"{', '.join(buckets)}.",
-            f"`python -m benchmarks.{self.name} --seeds={_SEEDS.value}`",
             "",
             "Part of the pairs that dense attention has at these lengths:",
             "",

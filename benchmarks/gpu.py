@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.tables import RESULTS, table
 from smyrf_jax import Canopy, Dense, Local, Method, Performer, Scatterbrain, Smyrf, attention
+from training.provenance import header
 from training.timing import Step, medians
 
 # Dense attention keeps the logits: no more bytes of them than this.
@@ -146,9 +147,10 @@ def main(folder: pathlib.Path, quick: bool) -> None:
         )
     far = differences()
     lines = [
+        *header(),
         "Milliseconds forward and backward, medians, contenders in turn. In brackets: how many times as",
         "fast as `jax.nn` with cuDNN, or as dense attention by XLA where cuDNN has none. Float32 at JAX's",
-        f"default precision. {device.device_kind}, jax {jax.__version__}. `python -m benchmarks.gpu`",
+        "default precision.",
         "",
     ]
     results: dict[str, dict[str, float]] = {}

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.tables import RESULTS, table
 from tests.training.many import ended, start
 from tests.training.numbers import State, rows
+from training.provenance import header
 from training.restoring import restore
 
 # Two processes agree on each save, which takes a second on loopback.
@@ -86,13 +87,14 @@ def disturbed(workdir: pathlib.Path, processes: int, kills: int, rng: random.Ran
 
 
 def write(kinds: list[str], table_rows: list[list[str]]) -> None:
-    header = ["", "runs", *kinds, "same end, bit by bit"]
+    titles = ["", "runs", *kinds, "same end, bit by bit"]
     lines = [
+        *header(),
         f"Runs of {STEPS[1]} steps (of two processes {STEPS[2]}) that save after each, ended at random",
         "moments and started anew, against one that nobody disturbed: the last state and all rows of",
-        "metrics. `python -m benchmarks.kills`",
+        "metrics.",
         "",
-        *table(header, table_rows),
+        *table(titles, table_rows),
     ]
     (RESULTS / "kills.md").write_text("\n".join(lines))
 

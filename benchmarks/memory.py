@@ -27,9 +27,10 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from benchmarks.tables import RESULTS, line, table
+from benchmarks.tables import RESULTS, line, table, tpu_compiler
 from smyrf_jax import Canopy, Dense, Method, Smyrf, attention
 from smyrf_jax.chips import compiling_for
+from training.provenance import header, origin
 
 TOPOLOGIES = {"v3": "v3:2x2", "v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 
@@ -130,14 +131,14 @@ def main(tpu: str | None, only: str, as_json: bool) -> None:
         print(json.dumps(rows))
     if as_json or tpu or only:
         return
-    header = ["", "", "", "dense", "SMYRF", "of dense", "counted", "canopy", "of dense", "counted"]
+    titles = ["", "", "", "dense", "SMYRF", "of dense", "counted", "canopy", "of dense", "counted"]
     lines = [
+        *header(origin(where=tpu_compiler())),
         "Peak memory of one core, GB, by its compiler: BigGAN's attention, forward+backward (16,384 x 4,096",
         "and 65,536 x 16,384 tokens, widths 12 and 48): SMYRF 4 x 2048; canopy as in celeba*_canopy, a tree",
         "with 1024 queries and 16 (4) means a cluster. Counted: by the methods' `cost`.",
-        "`python -m benchmarks.memory`",
         "",
-        *table(header, map(cells_of, rows)),
+        *table(titles, map(cells_of, rows)),
     ]
     (RESULTS / "memory.md").write_text("\n".join(lines))
 

@@ -29,6 +29,7 @@ from benchmarks.tables import table
 from smyrf_jax import Method, attention
 from smyrf_jax.budget import BudgetError
 from smyrf_jax.dense import dense_weights
+from training.provenance import header, picture_metadata
 from transformer.contenders import contender
 from transformer.probes import heads_of, open_probe
 
@@ -243,7 +244,7 @@ def plot(results: Mapping[tuple[str, float], dict[str, Figures]], path: pathlib.
     }
     order = [name for name in names if name in handles]
     figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=6, fontsize=9)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, metadata=picture_metadata())
     plt.close(figure)
 
 
@@ -255,10 +256,10 @@ def main(argv: list[str]) -> None:
     sets = sets_of_heads()
     spreads = {name: np.mean([spread_of(head) for head in heads], axis=0) for name, heads in sets.items()}
     lines = [
+        *header(),
         "Relative error of the attention's output (in brackets the sum over keys of |weight - estimate|,",
         f"0 to 2 where the estimate is a distribution), by the factor of the logits' scale: {LENGTH} tokens,",
         f"means over heads and {_DRAWS.value} draws. Factor 1 is the model's own scale, 1 / sqrt(D).",
-        f"`python -m benchmarks.regimes --draws={_DRAWS.value}`",
         "",
         "Keys over which dense attention is spread (e to the mean entropy):",
         "",

@@ -27,6 +27,7 @@ from benchmarks.tables import table
 from smyrf_jax.methods import METHODS
 from training.checkpoint import config_differences
 from training.files import write_whole
+from training.provenance import header, origin, picture_metadata
 from training.writers import read_rows
 from transformer.budgeted import budgeted, leaks, part_of_pairs
 from transformer.train import data_of, method_of, train
@@ -202,15 +203,15 @@ def lines_of(task: str, runs: Sequence[Run]) -> list[str]:
             rows.append([name, "no model", "", *cells])
     model = ", ".join(f"{name} {value}" for name, value in one.config["model"].items())
     data = ", ".join(f"{name} {value}" for name, value in one.config["data"].items() if value != "")
-    devices = sorted({f"{run.facts['device']}, jax {run.facts['jax']}" for run in runs})
+    devices = sorted({f"{run.facts['device']}; jax {run.facts['jax']}" for run in runs})
     starred = any(run.facts["leaks"] for run in runs)
     return [
+        *header(origin(f"python -m benchmarks.scratch --tasks={task}", ", ".join(devices))),
         f"{experiment.title}.",
         f"{one.facts['steps']} steps of {one.config['batch_size']}, {one.facts['tokens']} tokens, "
         f"{one.facts['parameters']:,} parameters; seeds {sorted({run.config['seed'] for run in runs})}.",
         f"Model: {model}.",
         f"Data: {data}.",
-        f"`python -m benchmarks.scratch --tasks={task}`; {'; '.join(devices)}.",
         "",
         *(
             [
@@ -255,7 +256,7 @@ def draw(task: str, runs: Sequence[Run], path: pathlib.Path) -> None:
         axes.legend()
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=picture_metadata())
 
 
 def write_tables(task: str) -> None:

@@ -24,6 +24,7 @@ from jax import Array
 from benchmarks.fitting import Sample, cost_of_pairs_and_rows, in_words
 from benchmarks.tables import RESULTS, line, table
 from smyrf_jax import Dense, Method, Smyrf, attention, e2lsh, gaussian_directions, xbox_plus
+from training.provenance import header, picture_metadata
 from training.timing import Step, medians
 
 # Dense attention in JAX keeps all logits; above this many bytes of them it is not run. Nor is jax.nn where
@@ -169,9 +170,10 @@ def main(quick: bool) -> None:
     check()
     seconds = 5.0 if quick else 15.0
     lines = [
+        *header(),
         "Seconds forward / forward+backward, float32, medians, contenders in turn in one process on "
-        f"{torch.get_num_threads()} CPU cores; jax {jax.__version__}, torch {torch.__version__}. In "
-        "brackets: how many times faster than torch's dense attention. `python -m benchmarks.speed`",
+        f"{torch.get_num_threads()} threads; torch {torch.__version__}. In "
+        "brackets: how many times faster than torch's dense attention.",
         "",
     ]
 
@@ -210,14 +212,15 @@ def plot(sweep: dict[str, dict[str, tuple[float, float]]]) -> None:
     axis.set_title("One head of width 64 on two CPU cores; 4 rounds of clusters of 128")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(RESULTS / "speed.png", dpi=100)
+    figure.savefig(RESULTS / "speed.png", dpi=100, metadata=picture_metadata())
     plt.close(figure)
 
 
 def crossover(quick: bool) -> None:
     """Fits the time of SMYRF to its pairs and rows; the unit is a dense pair of that length."""
     lines = [
-        "Milliseconds forward+backward, 8 heads, width 64, medians. `python -m benchmarks.speed --crossover`",
+        *header(),
+        "Milliseconds forward+backward, 8 heads, width 64, medians.",
         "",
     ]
     cells = []

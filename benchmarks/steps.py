@@ -3,8 +3,8 @@
     python -m benchmarks.steps       # 3 to 12 minutes a step of v3, 17 of v5e; extra [tpu]
     python -m benchmarks.steps --only="celeba128_smyrf on v3"
 
-Each is what `launch.aot_check` says of it. Rows are kept in docs/results/tables/steps.jsonl, and not measured
-again before --anew; steps.md shows all.
+Each is what `launch.aot_check` says of it. Rows are kept in docs/results/tables/steps.jsonl, each with its
+origin, and not measured again before --anew; steps.md shows all.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.tables import RESULTS, table
+from benchmarks.tables import RESULTS, newest, table, tpu_compiler
+from training.provenance import header, origin
 
 TOPOLOGIES = ("v3:2x2", "v5e:2x4")  # eight cores each
 CONFIGS = ("celeba128_smyrf", "celeba128_dense64", "celeba128_canopy", "celeba256_smyrf", "celeba256_canopy")
@@ -34,15 +35,17 @@ def measure(name: str, topology: str) -> dict[str, Any]:
 
 def write(rows: list[dict[str, Any]]) -> None:
     order = (*CONFIGS, HALF)
+    made = newest(rows)
     rows = sorted(rows, key=lambda row: (row["topology"], order.index(row["config"])))
-    header = ["", "", "M cycles", "ms", "images a second", "attention", "peak, GiB a core", "compiled in"]
+    titles = ["", "", "M cycles", "ms", "images a second", "attention", "peak, GiB a core", "compiled in"]
     lines = [
+        *header(made),
         "A whole training step on eight TPU cores, by the final schedule of the TPU's compiler: nothing ran",
         "on a TPU. Left out: waiting for memory inside gathers, sorts and kernels, and for other cores. What",
-        "is not here was not run. `python -m benchmarks.steps`",
+        "is not here was not run. steps.jsonl says when each row was measured.",
         "",
         *table(
-            header,
+            titles,
             (
                 [
                     row["topology"],
@@ -71,10 +74,10 @@ def main(only: str, anew: bool) -> None:
         for topology in TOPOLOGIES:
             if only not in f"{name} on {topology}" or (name, topology) in done:
                 continue
-            rows.append(measure(name, topology))
+            rows.append(measure(name, topology) | {"origin": origin(where=tpu_compiler())})
             print(rows[-1], flush=True)
             kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            write(rows)
+    write(rows)
 
 
 if __name__ == "__main__":

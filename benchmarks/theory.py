@@ -22,6 +22,7 @@ from jax import Array
 
 from benchmarks.tables import RESULTS, table
 from smyrf_jax import Canopy, Method, Performer, Scatterbrain, Smyrf, attention
+from training.provenance import header, picture_metadata
 
 LENGTH, WIDTH = 128, 6
 RADII = (0.7, 1.0, 1.5)
@@ -97,10 +98,12 @@ def draw(axis: Any, radius: float) -> list[str]:
 
 def main() -> None:
     lines = [
+        *header(),
         f"Mean squared error of an entry e^(q . k), by its inner product: {LENGTH} queries and keys of width",
-        f"{WIDTH}, {DRAWS} draws of hashes and features. `python -m benchmarks.theory`",
+        f"{WIDTH}, {DRAWS} draws of hashes and features.",
+        "",
         *(
-            f"{name}: {method.cost(LENGTH, LENGTH).pairs:.0%} of the pairs."
+            f"- {name}: {method.cost(LENGTH, LENGTH).pairs:.0%} of the pairs."
             for name, method in METHODS.items()
         ),
         "",
@@ -110,7 +113,7 @@ def main() -> None:
         lines += draw(axis, radius)
         print("\n".join(lines[-10:]))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(RESULTS / "theory.png", dpi=90)
+    figure.savefig(RESULTS / "theory.png", dpi=90, metadata=picture_metadata())
     (RESULTS / "theory.md").write_text("\n".join(lines))
 
 

@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from benchmarks.fitting import Sample, cost_of_pairs_and_rows, in_words
-from benchmarks.tables import RESULTS, table
+from benchmarks.tables import RESULTS, newest, table, tpu_compiler
 from benchmarks.tpu_methods import SHORT, function_of
 from launch import schedule
+from training.provenance import header, origin, picture_metadata
 
 TOPOLOGIES = {"v3": "v3:2x2", "v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 CHIPS = ["v3", "v5e", "v6e"]
@@ -205,18 +206,20 @@ def costs_of_rows(rows: list[dict[str, Any]], chip: str) -> tuple[float, float] 
 
 
 def write(rows: list[dict[str, Any]]) -> None:
-    header = ["", "", "", "M cycles", "ms", "sort", "gather", "kernels", "rest", "MB"]
+    made = newest(rows)
+    titles = ["", "", "", "M cycles", "ms", "sort", "gather", "kernels", "rest", "MB"]
     order = [(case.name, case.method) for case in cases()]
     rows = sorted(rows, key=lambda row: (row["chip"], order.index((row["name"], row["method"]))))
     lines = [
+        *header(made),
         "Attention, forward and backward, on one TPU core, by the final schedule of the TPU's compiler:",
         "nothing ran on a TPU. BigGAN's shapes in float32 (widths 12 and 48, a key for four queries), heads",
         "of width 64 in bfloat16. canopy gan: as in celeba*_canopy. flash, splash: JAX's kernels for TPUs,",
         "the best of blocks of 256 to 1024, where not their default. Left out: waiting for memory inside",
         "gathers, sorts, kernels.",
-        "MB: peak memory. What is not here was not run. `python -m benchmarks.tpu`",
+        "MB: peak memory. tpu.jsonl says when each row was measured. What is not here was not run.",
         "",
-        *table(header, map(cells_of, rows)),
+        *table(titles, map(cells_of, rows)),
         "",
         "Cycles grow with length, 4,096 to 65,536 tokens, 12 heads, as length to the power of:",
         "",
@@ -240,10 +243,11 @@ def write(rows: list[dict[str, Any]]) -> None:
         if costs is not None:
             lines += ["", f"SMYRF on {chip}. {in_words(costs)}"]
     (RESULTS / "tpu.md").write_text("\n".join(lines) + "\n")
-    draw(rows, chips, [of for of in every if of in LINES])
+    draw(rows, chips, [name for name in every if name in LINES], made)
 
 
-def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> None:
+def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str], made: dict[str, str]) -> None:
+    """made: the origin that the picture tells."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -270,7 +274,7 @@ def draw(rows: list[dict[str, Any]], chips: list[str], methods: list[str]) -> No
     axes[0][0].set_ylabel("M cycles, forward and backward")
     fullest = max(axes[0], key=lambda axis: len(axis.lines))
     figure.legend(*fullest.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    figure.savefig(RESULTS / "tpu.png", dpi=110)
+    figure.savefig(RESULTS / "tpu.png", dpi=110, metadata=picture_metadata(made))
     plt.close(figure)
 
 
@@ -286,10 +290,10 @@ def main(chips: list[str], only: str, anew: bool) -> None:
                 continue
             if chip == "v3" and case.method.startswith(("flash", "splash")):
                 continue  # they multiply bfloat16, which v3's kernels cannot
-            rows.append(best(case, chip))
+            rows.append(best(case, chip) | {"origin": origin(where=tpu_compiler())})
             print("  ".join(cells_of(rows[-1])), flush=True)
             kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            write(rows)
+    write(rows)
 
 
 if __name__ == "__main__":

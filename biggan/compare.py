@@ -14,7 +14,6 @@ The images of two methods are in memory at once: --num of them.
 
 import fractions
 import os
-import shlex
 from collections.abc import Sequence
 
 import jax
@@ -34,6 +33,7 @@ from evaluation.networks import NAMES as NETWORKS
 from evaluation.networks import load_network
 from training.command import without_traceback
 from training.files import path_of
+from training.provenance import header
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
 _WEIGHTS = flags.DEFINE_string(
@@ -158,11 +158,8 @@ def _measured(
 
 def _heading(name: str, num_real: int, shown_part: float) -> list[str]:
     """How the table was made."""
-    given = [flags.FLAGS[flag].serialize() for flag in flags.FLAGS if flags.FLAGS[flag].present]
-    command = shlex.join(["python", "-m", "biggan.compare", *given])
     return [
-        f"`{command}`",
-        "",
+        *header(),
         f"{_NUM.value} images of each method, of {name}; {num_real} real images; features of "
         f"{_FEATURES.value}; attention of {_MAPS.value} samples. grid.png: each method at {shown_part:.2%} "
         "of the pairs, the same noise in a column.",

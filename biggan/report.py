@@ -17,6 +17,7 @@ from biggan.attention_maps import Block, Decomposition
 from biggan.pictures import grid
 from biggan.swaps import AS_TRAINED, DENSE, LARGEST_KEYS, REMOVED, TRUNCATED, Row
 from training.files import write_whole
+from training.provenance import picture_metadata
 
 _ENERGIES = (0.9, 0.99)
 _TICKS = [2.0**-power for power in range(6, -1, -1)]
@@ -241,6 +242,6 @@ def draw_maps(maps: Sequence[DenseMap], path: str) -> None:
 def _save(figure: Figure, path: str | os.PathLike) -> None:
     """A PNG that nobody ever sees half."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
+    figure.savefig(file, format="png", dpi=100, metadata=picture_metadata())
     plt.close(figure)
     write_whole(path, file.getvalue())

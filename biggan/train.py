@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import flags
 from etils import epath
 
@@ -60,6 +61,19 @@ def _told(what: str) -> Iterator[None]:
         say(f"{what} ({why}). The run goes on.")
 
 
+def _with_skipped_told(
+    data: Iterator[dict[str, np.ndarray]], readable: Readable
+) -> Iterator[dict[str, np.ndarray]]:
+    """Tells of each image that was skipped, with the batch after it."""
+    known = 0
+    for batch in data:
+        skipped = list(readable.skipped.values())
+        for message in skipped[known:]:
+            say(f"Skipped ({len(skipped)} of {len(readable)} so far): {message}", every_process=True)
+        known = len(skipped)
+        yield batch
+
+
 class GANTask(Task):
     """A GAN's training; at intervals it draws samples and curves."""
 
@@ -71,8 +85,6 @@ class GANTask(Task):
         self._config, self._workdir, self._num_local = config, workdir, len(local_devices(devices))
         self._gan = build_gan(config)
         self._sampler = Sampler(self._gan.generator, devices=local_devices(devices))
-        self._readable: Readable | None = None
-        self._num_skipped = 0
         self._evaluator: Evaluator | None = None
         self._real: list[Statistics] | None = None
         if is_first():
@@ -80,7 +92,6 @@ class GANTask(Task):
             self._evaluator = build_evaluator(config, cache, local_devices(devices))
         self._metrics = set(measured_by(config))
         self.best = build_best(config)
-        self._remarks: list[str] = []
         self.examples_per_step = images_per_step(config, len(devices))
 
     def initial_state(self) -> GANState:
@@ -88,9 +99,11 @@ class GANTask(Task):
 
     def batches(self, start: int) -> Iterator[Any]:
         classes_file = os.path.join(self._workdir, "classes.json")
-        data, self._readable = build_data(self._config, self._num_local, start, classes_file)
-        self._remarks = list(self._readable.remarks) if is_first() else []
-        return (shard_batch(self._gan, x["image"], x["label"], self._num_local) for x in data)
+        data, readable = build_data(self._config, self._num_local, start, classes_file)
+        for remark in readable.remarks:
+            say(remark)
+        told = _with_skipped_told(data, readable)
+        return (shard_batch(self._gan, x["image"], x["label"], self._num_local) for x in told)
 
     def step(self) -> Callable[..., Any]:
         return replica_step(self._gan)
@@ -161,16 +174,6 @@ class GANTask(Task):
             say(f"step {int(state.step)}: {line}")
         counts = ("num_fake", "num_real")
         return {name: float(value) for name, value in found.values().items() if name not in counts}
-
-    def messages(self) -> list[str]:
-        if self._readable is None:
-            return []
-        skipped, before = self._readable.skipped, self._num_skipped
-        remarks, self._remarks, self._num_skipped = self._remarks, [], len(skipped)
-        count = f"{len(skipped)} of {len(self._readable)}"
-        return remarks + [
-            f"Skipped ({count} so far): {message}" for message in list(skipped.values())[before:]
-        ]
 
     def results(self) -> dict[str, str]:
         folder = epath.Path(self._samples)

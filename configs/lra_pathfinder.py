@@ -11,8 +11,8 @@ Variant `small`: 16x16 pictures, lines of 4 dashes, one distractor, an 8th of th
 Command: python -m transformer.train --config=configs/lra_pathfinder.py --config.attention=scatterbrain
   200,000 pictures take half an hour of a CPU core to generate, once.
   Small, all attentions: python -m benchmarks.scratch --tasks=pathfinder
-Result: full scale not run; small: docs/results/tables/pathfinder.md. Dense attention is still at chance there
-  after 600 steps.
+Result: not run, but for trials of the small variant. Dense attention is still at chance there after 600
+  steps.
 """
 
 from ml_collections import ConfigDict

@@ -97,7 +97,7 @@ class Run:
                         self.best.offer(state, self.progress, metrics)
                 clock.pause()
                 stopping = stopping or self._agreed(stop, None)
-            self._tell()
+            self._tell_of_unsaved()
         bar.close()
         if stopping:
             if pending is not None:
@@ -106,9 +106,7 @@ class Run:
             stop.obeyed = True
         return state
 
-    def _tell(self) -> None:
-        for message in self.task.messages():
-            say(message, every_process=True)
+    def _tell_of_unsaved(self) -> None:
         unsaved = self.checkpoints.unsaved() + ([] if self.best is None else self.best.unsaved())
         for message in unsaved:
             say(f"NOT SAVED: {message} The run goes on, and saves again as always.", every_process=True)
@@ -132,7 +130,6 @@ class Run:
         values = {name: float(_of_first_replica(value)) for name, value in metrics.items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            self._tell()
             latest = self.checkpoints.latest_step()
             raise FloatingPointError(
                 f"step {step}: {', '.join(broken)} is not finite. The last good checkpoint is "

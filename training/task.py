@@ -81,10 +81,6 @@ class Task(abc.ABC):
         """Whether the last step of a run was evaluated: `evaluate` may have been cut short."""
         return all(epath.Path(path).exists() for path in self.results().values())
 
-    def messages(self) -> list[str]:
-        """What there is to tell since the last call."""
-        return []
-
     def results(self) -> dict[str, str]:
         """Paths that the run leaves, by what they are."""
         return {}

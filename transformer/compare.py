@@ -157,9 +157,7 @@ def swaps_of(probe: Probe, method: Method) -> tuple[np.ndarray, np.ndarray]:
     return of_layers, of_heads
 
 
-def write_table(
-    probes: Sequence[Probe], methods: Sequence[Sequence[Method]], command: str, stem: str
-) -> list[str]:
+def write_table(probes: Sequence[Probe], methods: Sequence[Sequence[Method]], stem: str) -> list[str]:
     """Measures each probe with its methods, writes the table and the plot of errors; returns their paths."""
     rows: list[report.Row] = []
     entropies: dict[int, np.ndarray] = {}
@@ -168,18 +166,19 @@ def write_table(
         rows += rows_of(probe, of_probe)
         print("\n".join(report.line(row) for row in rows if row.length == probe.length), flush=True)
     paths = [f"{stem}.md", f"{stem}.png"]
-    pathlib.Path(paths[0]).write_text(report.table(rows, entropies, probes[0].unit, command))
+    pathlib.Path(paths[0]).write_text(report.table(rows, entropies, probes[0].unit))
     report.plot_errors(rows, paths[1])
     return paths
 
 
 def draw_swaps(probe: Probe, method: Method, stem: str) -> list[str]:
-    """Draws what one layer and one head cost; returns the picture's path."""
-    path = f"{stem}_swaps.png"
-    report.plot_swaps(
-        *swaps_of(probe, method), f"{method}: {cost_of(probe, method).pairs:.2%} of the pairs", path
-    )
-    return [path]
+    """Tells and draws what one layer and one head cost; returns the paths."""
+    paths = [f"{stem}_swaps.md", f"{stem}_swaps.png"]
+    swaps = swaps_of(probe, method)
+    title = f"{method}: {cost_of(probe, method).pairs:.2%} of the pairs"
+    pathlib.Path(paths[0]).write_text(report.swaps_table(*swaps, title))
+    report.plot_swaps(*swaps, title, paths[1])
+    return paths
 
 
 def draw_pictures(probe: Probe, methods: Sequence[Method], stem: str) -> list[str]:
@@ -189,15 +188,6 @@ def draw_pictures(probe: Probe, methods: Sequence[Method], stem: str) -> list[st
     columns = {f"{part:.2%} of the pairs": pairs[part] for part in sorted(pairs, reverse=True)}
     report.draw_changes(probe, {"dense": Dense(), **columns}, path)
     return [path]
-
-
-def command_line() -> str:
-    """The command that does this again."""
-    fields = f"--fields={','.join(_FIELDS.value)} " if _FIELDS.value else ""
-    return (
-        f"python -m transformer.compare --model={_MODEL.value} --method={_METHOD.value} {fields}"
-        f"--lengths={','.join(_LENGTHS.value)} --pairs={','.join(_PAIRS.value)} --inputs={_INPUTS.value}"
-    )
 
 
 def main(argv: list[str]) -> None:
@@ -210,7 +200,7 @@ def main(argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stem = str(folder / f"compare_{pathlib.Path(_MODEL.value).stem}_{_METHOD.value}")
 
-    paths = write_table(probes, methods, command_line(), stem)
+    paths = write_table(probes, methods, stem)
     if _SWAPS.value:
         paths += draw_swaps(probes[0], of_kind(probes[0], part=float(_SWAPS.value)), stem)
     if probes[0].unit == "image" and probes[0].encoder.has_head:

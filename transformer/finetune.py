@@ -21,6 +21,7 @@ from jaxtyping import Key, PyTree
 from training import command, loop
 from training.files import path_of
 from training.parallel import local_devices
+from training.processes import say
 from transformer.buckets import Encoded, batches, encode
 from transformer.classifier import Classifier
 from transformer.encoder import check_inputs
@@ -100,7 +101,9 @@ class FinetuneTask(LearningTask):
         )
         self._config, self._num_local = config, len(local_devices(devices))
         check_labels(splits)
-        self._splits, self._notes = splits, list(splits.notes)
+        for note in splits.notes:
+            say(note)
+        self._splits = splits
         self._pretrained = load_encoder(folder_of(config.init), max_length=config.data.length)
         tokenizer, encoder = self._pretrained.tokenizer, self._pretrained.encoder.config
         if tokenizer is None:

@@ -87,7 +87,7 @@ class LearningTask(Task):
         self, *, workdir: str, seed: int, optimizer: optax.GradientTransformation, evaluate_every: int
     ):
         self._workdir, self._seed, self._evaluate_every = workdir, seed, evaluate_every
-        self._optimizer, self._notes = optimizer, list[str]()
+        self._optimizer = optimizer
 
     @abc.abstractmethod
     def fresh(self, rng: Key[Array, ""]) -> PyTree:
@@ -121,17 +121,13 @@ class LearningTask(Task):
         values = {f"validation_{name}": value for name, value in self.validate(state.params).items()}
         if values:
             writer.write(int(state.step), values)
-            self._notes.append(f"step {int(state.step)}: {shown(values)}")
+            say(f"step {int(state.step)}: {shown(values)}")
         panels = {"loss": ("loss",), "gradient norm": ("grad_norm",), "validation": ("validation",)}
         save_curves(writer.path, os.path.join(self._workdir, "curves.png"), panels, log=("gradient norm",))
         if last:
             results = json.dumps(self.test(state.params), indent=1)
             write_whole(self.results()["results"], results.encode())
         return values
-
-    def messages(self) -> list[str]:
-        notes, self._notes = self._notes, []
-        return notes
 
     def results(self) -> dict[str, str]:
         return {name: os.path.join(self._workdir, name + end) for name, end in _RESULTS}

@@ -47,17 +47,6 @@ _OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table an
 _JSON = flags.DEFINE_string("json", "", "file of the rows; empty: none.")
 
 
-def command_line() -> str:
-    """The command that does this again."""
-    flags_ = [_MODEL, _TEXT, _LENGTHS, _PAIRS, _WINDOWS, _METHODS, _FIELDS]
-    shown = [
-        f"--{flag.name}={','.join(flag.value) if isinstance(flag.value, list) else flag.value}"
-        for flag in flags_
-        if flag.value
-    ]
-    return " ".join(["python -m transformer.perplexity", *shown, *["--needle"] * _NEEDLE.value])
-
-
 def numbers_of(
     flag: str, values: Sequence[str], kind: Callable[[Any], Any], fits: Callable[[Any], bool], what: str
 ) -> list[Any]:
@@ -114,7 +103,7 @@ def compare() -> None:
         rows.append(measure(name, method, budget, loaded, windows[length], _NEEDLE.value))
         print(f"{number}/{len(plan)} {report.line(rows[-1])}", flush=True)
     paths = [f"{stem}.md", f"{stem}.png", f"{stem}_by_position.png"]
-    pathlib.Path(paths[0]).write_text(report.table(rows, command_line()))
+    pathlib.Path(paths[0]).write_text(report.table(rows))
     report.plot_pairs(rows, paths[1])
     report.plot_positions(rows, paths[2])
     if _JSON.value:

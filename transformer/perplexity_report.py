@@ -4,10 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
+
+from training.provenance import header, picture_metadata
 
 
 class Needle(NamedTuple):
@@ -52,13 +53,11 @@ def line(row: Row) -> str:
     )
 
 
-def table(rows: Sequence[Row], command: str) -> str:
-    device = jax.devices()[0]
-    where = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
+def table(rows: Sequence[Row]) -> str:
     lines = [
+        *header(),
         "Perplexity of windows of a text, every layer's attention swapped, nothing trained. Pairs: part of",
-        "the causal query-key pairs that are computed. Seconds: median of a window's forward pass, on",
-        f"{where}. `{command}`",
+        "the causal query-key pairs that are computed. Seconds: median of a window's forward pass.",
         "",
         "| tokens | method | pairs | perplexity | seconds | setting |",
         "|---|---|---|---|---|---|",
@@ -116,7 +115,7 @@ def plot_pairs(rows: Sequence[Row], path: str | os.PathLike) -> None:
         _plain(axis)
     axes[0, 0].set_ylabel("perplexity")
     _legend(figure, axes)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, metadata=picture_metadata())
     plt.close(figure)
 
 
@@ -145,7 +144,7 @@ def plot_positions(rows: Sequence[Row], path: str | os.PathLike) -> None:
             _plain(axis)
         of_budget[0].set_ylabel("perplexity")
     _legend(figure, axes)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, metadata=picture_metadata())
     plt.close(figure)
 
 

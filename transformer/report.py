@@ -11,6 +11,7 @@ import numpy as np
 
 from smyrf_jax import Method
 from smyrf_jax.budget import Cost
+from training.provenance import header, picture_metadata
 from transformer.probes import Probe
 from transformer.vision import pixels
 
@@ -44,13 +45,14 @@ def _mass(mass: np.ndarray, digits: int) -> str:
     return "-" if np.isnan(mass).any() else f"{mass.mean():.{digits}f}"
 
 
-def table(rows: Sequence[Row], entropies: Mapping[int, np.ndarray], unit: str, command: str) -> str:
+def table(rows: Sequence[Row], entropies: Mapping[int, np.ndarray], unit: str) -> str:
     """entropies: length -> [layers, heads]. unit: what an input is called."""
     lines = [
+        *header(),
         f"Error of the attention's output (relative) and captured mass: means over layers, heads, {unit}s.",
         "Cosine: of the final embedding with the dense model's, every layer swapped. Memory: of attention,",
         f"forward and backward, of dense attention's, counted. Seconds: of the whole model, for each {unit}",
-        f"of a batch, on two CPU cores. `{command}`",
+        "of a batch.",
         "",
         "| tokens | pairs | setting | error | mass | cosine | memory | seconds / dense |",
         "|---|---|---|---|---|---|---|---|",
@@ -88,8 +90,23 @@ def plot_errors(rows: Sequence[Row], path: str | os.PathLike) -> None:
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("error of the output (median, quartiles)")
     axes[0, 0].legend()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, metadata=picture_metadata())
     plt.close(figure)
+
+
+def swaps_table(of_layers: np.ndarray, of_heads: np.ndarray, title: str) -> str:
+    """See `plot_swaps`."""
+    lines = [
+        *header(),
+        "1 - cosine of the final embedding with the dense model's, one layer swapped, and one head of it.",
+        f"{title}.",
+        "",
+        "| layer | all its heads |" + "".join(f" head {head} |" for head in range(of_heads.shape[1])),
+        "|---|---|" + "---|" * of_heads.shape[1],
+    ]
+    for layer, (whole, heads) in enumerate(zip(of_layers, of_heads, strict=True)):
+        lines.append(f"| {layer} | {whole:.4f} |" + "".join(f" {loss:.4f} |" for loss in heads))
+    return "\n".join([*lines, ""])
 
 
 def plot_swaps(of_layers: np.ndarray, of_heads: np.ndarray, title: str, path: str | os.PathLike) -> None:
@@ -106,7 +123,7 @@ def plot_swaps(of_layers: np.ndarray, of_heads: np.ndarray, title: str, path: st
     bars.set_ylim(grid.get_ylim())
     figure.colorbar(shown, ax=grid, label="1 - cosine")
     figure.suptitle(title)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, metadata=picture_metadata())
     plt.close(figure)
 
 
@@ -140,5 +157,5 @@ def draw_changes(probe: Probe, columns: Mapping[str, Method], path: str | os.Pat
             axes[2 * i + 1, j].imshow(np.clip(colours, 0, 1).reshape(side, side, 3))
     for axis, title in zip(axes[0], ["photograph", *columns], strict=True):
         axis.set_title(title, fontsize=9)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, metadata=picture_metadata())
     plt.close(figure)

@@ -21,6 +21,7 @@ from smyrf_jax.budget import BudgetError
 from training import command, loop
 from training.files import path_of
 from training.parallel import local_devices
+from training.processes import say
 from transformer.budgeted import budgeted, leaks, part_of_pairs
 from transformer.learning import (
     LearningTask,
@@ -80,7 +81,7 @@ class TrainTask(LearningTask):
         self._model = data.model(method)
         leak = "; its clusters are cut from all tokens, later ones too"
         pairs = "causal pairs" if data.is_causal else "pairs"
-        self._notes.append(
+        say(
             f"{config.attention} attention: {method}, {part_of_pairs(method, length, data.is_causal):.2%} "
             f"of the {pairs} at {length} tokens"
             f"{leak if data.is_causal and leaks(method, length) else ''}."

@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -171,11 +172,15 @@ def test_the_command(tiny_checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     name = f"compare_{tiny_checkpoint.stem}_canopy"
     text = (tmp_path / f"{name}.md").read_text()
-    assert "--fields=num_trees=2 --lengths=16,40" in text
+    assert text.startswith(f"- Command: `python -m transformer.compare --model={tiny_checkpoint.name} ")
+    assert "--lengths=16,40 --pairs=0.8,1 " in text
     assert text.count("% | Canopy(num_trees=2, cluster_size=") == 2
     assert "| 16 | 100.00% | Dense() | 0.000 | - | 1.0000 |" in text
     assert "| 40 | 100.00% | Dense() | 0.000 | - | 1.0000 |" in text
     assert text.count("tokens, layer | entropy") == 2
+    swaps = (tmp_path / f"{name}_swaps.md").read_text()
+    assert "| layer | all its heads | head 0 |" in swaps
+    assert len(re.findall(r"^\| \d+ \|( \d\.\d{4} \|)+$", swaps, re.MULTILINE)) == 2
     for picture in (f"{name}.png", f"{name}_swaps.png"):
         with Image.open(tmp_path / picture) as image:
             assert image.size[0] > 300
