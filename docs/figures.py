@@ -70,7 +70,9 @@ def _box(axis: Axes, x: float, y: float, width: float, title: str, names: str, c
         )
     )
     axis.text(x + width / 2, y + 0.74, title, ha="center", va="center", fontsize=10.5)
-    axis.text(x + width / 2, y + 0.32, names, ha="center", va="center", fontsize=8.5, family="monospace", color=GREY)
+    axis.text(
+        x + width / 2, y + 0.32, names, ha="center", va="center", fontsize=8.5, family="monospace", color=GREY
+    )
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], bend: float = 0.0) -> None:
