@@ -27,6 +27,7 @@ from smyrf_jax import Dense, Method
 from smyrf_jax.budget import Cost
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
 from smyrf_jax.methods import METHODS, Clustered
+from training.command import start, without_traceback
 from training.timing import medians
 from transformer import report
 from transformer.probes import Mixed, Probe, heads_of, open_probe
@@ -203,6 +204,11 @@ def command_line() -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
+    without_traceback(compare, "--lengths or --inputs")
+
+
+def compare() -> None:
+    """Does what the flags say."""
     probes = [open_probe(_MODEL.value, int(length), _INPUTS.value) for length in _LENGTHS.value]
     of_kind = functools.partial(method_for, kind=METHODS[_METHOD.value], fields=fields_of(_FIELDS.value))
     methods = [[of_kind(probe, part=float(part)) for part in _PAIRS.value] for probe in probes]
@@ -219,4 +225,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

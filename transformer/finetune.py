@@ -24,6 +24,7 @@ from training.parallel import local_devices
 from transformer.buckets import Encoded, batches, encode
 from transformer.classifier import Classifier
 from transformer.encoder import check_inputs
+from transformer.fields import FINETUNE_FIELDS
 from transformer.glue import METRICS, Examples
 from transformer.learning import (
     LearningTask,
@@ -204,4 +205,4 @@ def train(
 
 
 if __name__ == "__main__":
-    command.run(train)
+    command.run(train, FINETUNE_FIELDS, "imdb_minilm_smyrf")

@@ -18,7 +18,7 @@ from tokenizers.decoders import DecodeStream
 
 from smyrf_jax import Method, method_from_config
 from smyrf_jax.methods import METHODS
-from training.command import without_traceback
+from training.command import start, without_traceback
 from transformer.causal import load_causal
 from transformer.sampling import generate
 from transformer.settings import fields_of
@@ -89,8 +89,8 @@ def write() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    without_traceback(write)
+    without_traceback(write, "--max_length and --num_tokens")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

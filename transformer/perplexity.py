@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from smyrf_jax.methods import METHODS
-from training.command import without_traceback
+from training.command import start, without_traceback
 from training.files import make_parent, write_whole
 from transformer import perplexity_report as report
 from transformer.books import read_book, windows_of
@@ -126,8 +126,8 @@ def compare() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    without_traceback(compare)
+    without_traceback(compare, "--lengths")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

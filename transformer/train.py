@@ -22,6 +22,7 @@ from training import command, loop
 from training.files import path_of
 from training.parallel import local_devices
 from transformer.budgeted import budgeted, leaks, part_of_pairs
+from transformer.fields import FIELDS
 from transformer.learning import (
     LearningTask,
     Results,
@@ -151,4 +152,4 @@ def train(
 
 
 if __name__ == "__main__":
-    command.run(train)
+    command.run(train, FIELDS, "copy")
