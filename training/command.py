@@ -6,9 +6,10 @@ and status 1. What nobody has foreseen keeps its traceback.
 
 import dis
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import jax
@@ -49,14 +50,23 @@ def is_of_user(error: BaseException) -> bool:
 
 def _is_raised_here(error: BaseException) -> bool:
     """Whether a `raise` in a file of this project made an error, and no call of something else."""
-    trace = error.__traceback__
-    if trace is None:
+    trace = _last(error)
+    if trace is None or _module_of(error).split(".")[0] not in _OURS:
         return False
-    while trace.tb_next is not None:
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _module_of(error: BaseException) -> str:
+    """The module that an error was raised in."""
+    trace = _last(error)
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+
+
+def _last(error: BaseException) -> TracebackType | None:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    frame, code = trace.tb_frame, trace.tb_frame.f_code.co_code
-    package = str(frame.f_globals.get("__name__", "")).split(".")[0]
-    return package in _OURS and dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return trace
 
 
 def without_traceback(program: Callable[[], None], memory: str) -> None:
@@ -162,11 +172,32 @@ def run(
             # configs/name.py:argument has a folder of its own for every argument.
             name = os.path.basename(path).replace(".py", "").replace(":", "_")
             processes.connect_by_flags()
-            train(config.value, workdir.value or os.path.join("runs", name))
+            try:
+                train(config.value, workdir.value or os.path.join("runs", name))
+            except (AttributeError, KeyError) as error:
+                missing = missing_field(error, said)
+                if missing is None:
+                    raise
+                raise fields.ConfigError(
+                    f"--config={path} has no field {missing!r}, which this program wants: it is of another "
+                    "program, or older than the field. --help tells the fields."
+                ) from error
 
         without_traceback(program, "--config.batch_size")
 
     start(main, said, reference)
+
+
+def missing_field(error: Exception, said: Mapping[str, str]) -> str | None:
+    """The field that a config has not, by what ml_collections raised; None: it is another error.
+
+    A name that no field has is misspelt in the program.
+    """
+    match = re.search(r"'(\w+)'", str(error))
+    if match is None or not _module_of(error).startswith("ml_collections."):
+        return None
+    known = {part for name in said for part in name.split(".")}
+    return match[1] if match[1] in known else None
 
 
 def _show(module: ModuleType) -> None:

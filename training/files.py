@@ -86,6 +86,12 @@ def make_parent(flag: str, path: str) -> None:
         raise OSError(f"--{flag}={path} cannot be written: {error.strerror or error}.") from error
 
 
+def say_if_replaced(path: str) -> None:
+    """Tells on the terminal that what an earlier command has written is written over."""
+    if path_of(path).exists():
+        print(f"{path} was there: it is replaced.")
+
+
 def keep_aside(path: epath.Path) -> epath.Path:
     """Copies a damaged file to a name of its own beside it, and says where to."""
     copy = free_name(path.parent / f"{path.name}.damaged")

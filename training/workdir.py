@@ -63,9 +63,11 @@ class Workdir:
         """A start that failed leaves nothing: the folder that it has made goes again."""
         with contextlib.suppress(OSError):
             entries = {entry.name: entry for entry in self.path.iterdir()}
-            if set(entries) <= {"run.lock", "checkpoints"}:
+            if set(entries) <= {"run.lock", "checkpoints", "classes.json"}:
                 if "checkpoints" in entries:
                     entries["checkpoints"].rmdir()  # of an empty one alone
+                if "classes.json" in entries:  # of data that a start has looked at
+                    entries["classes.json"].unlink()
                 entries["run.lock"].unlink()
                 self.path.rmdir()
 

@@ -6,6 +6,7 @@ from training.fields import OF_RUNS
 
 _OF_BOTH: Mapping[str, str] = {
     **OF_RUNS,
+    "batch_size": "examples of a replica (a device) at once",
     "epochs": "times that all training examples are seen",
     "num_steps": "training steps in all; 0: as many as the epochs have",
     "attention": "to train with: a name of attentions",
@@ -13,8 +14,6 @@ _OF_BOTH: Mapping[str, str] = {
     "optimizer.warmup": "part of the steps in which the learning rate rises to it",
     "optimizer.weight_decay": "of kernels and embeddings",
     "optimizer.clip": "largest norm of a gradient",
-    "optimizer.schedule": "of the learning rate after the warmup: linear, cosine or invsqrt",
-    "optimizer.b2": "decay of the gradients' squares",
     "evaluate.every": "steps from one validation to the next; 0: at the end alone",
     "evaluate.batch_size": "examples at once in validation and test",
 }
@@ -24,6 +23,8 @@ FIELDS: Mapping[str, str] = {
     **_OF_BOTH,
     "pairs": "part of dense attention's pairs that attentions may have; 0: they have sizes of their own",
     "attentions": "a name -> name and fields of a method of attention",
+    "optimizer.schedule": "of the learning rate after the warmup: linear, cosine or invsqrt",
+    "optimizer.b2": "decay of the gradients' squares",
     "model.hidden_size": "width between the layers",
     "model.num_layers": "layers",
     "model.num_heads": "heads of attention",

@@ -102,7 +102,7 @@ class FinetuneTask(LearningTask):
         self._config, self._num_local = config, len(local_devices(devices))
         check_labels(splits)
         self._splits, self._notes = splits, list(splits.notes)
-        self._pretrained = load_encoder(folder_of(config.init), max_length=config.data.length)
+        self._pretrained = load_encoder(folder_of(config.init, "config.init"), max_length=config.data.length)
         tokenizer, encoder = self._pretrained.tokenizer, self._pretrained.encoder.config
         if tokenizer is None:
             raise FileNotFoundError(f"--config.init={config.init}: tokenizer.json is missing.")

@@ -43,7 +43,13 @@ _MAX_LENGTH = flags.DEFINE_integer(
 
 def write() -> None:
     """Writes the text to the terminal as it comes, and then how fast it came."""
-    method = method_from_config(_METHOD.value, **fields_of(_FIELDS.value))
+    fields = fields_of(_FIELDS.value)
+    try:
+        method = method_from_config(_METHOD.value, **fields)
+    except ValueError as error:
+        raise ValueError(
+            f"--method={_METHOD.value} with --fields={','.join(_FIELDS.value)}: {error}"
+        ) from error
     if type(method).decode_step is Method.decode_step:
         able = [name for name, kind in METHODS.items() if kind.decode_step is not Method.decode_step]
         raise ValueError(

@@ -44,6 +44,9 @@ class Row(NamedTuple):
         return self._asdict() | {"needle": [needle._asdict() for needle in self.needle]}
 
 
+HEADER = "| tokens | method | pairs | perplexity | seconds | setting |"
+
+
 def line(row: Row) -> str:
     mark = " *" if row.sees_later else ""
     return (
@@ -60,7 +63,7 @@ def table(rows: Sequence[Row], command: str) -> str:
         "the causal query-key pairs that are computed. Seconds: median of a window's forward pass, on",
         f"{where}. `{command}`",
         "",
-        "| tokens | method | pairs | perplexity | seconds | setting |",
+        HEADER,
         "|---|---|---|---|---|---|",
         *map(line, rows),
     ]

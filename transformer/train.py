@@ -54,6 +54,8 @@ def method_of(config: ml_collections.ConfigDict, data: Data) -> Method:
         return budgeted(pairs=config.pairs, **options, **attentions[config.attention])
     except BudgetError as error:
         raise ValueError(f"--config.pairs={config.pairs}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"config.attentions.{config.attention}: {error}") from error
 
 
 class TrainTask(LearningTask):

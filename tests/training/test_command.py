@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from training.checkpoint import DamagedCheckpointError
-from training.command import is_of_user, without_traceback
+from training.command import is_of_user, missing_field, without_traceback
 from training.files import make_folder, path_of, tidied, write_whole
 
 
@@ -101,3 +102,16 @@ def test_what_has_worked_stays(tmp_path):
     with tidied():
         make_folder(path_of(str(tmp_path / "a" / "b")))
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_config_of_another_program_is_told():
+    """Fields that a program wants and its config has not; what the program has misspelt is its own fault."""
+    config, said = ConfigDict({"seed": 0}), {"batch_size": "", "data.path": ""}
+    for call, field in (
+        (lambda: config.batch_size, "batch_size"),
+        (lambda: config["data"], "data"),
+        (lambda: config.batchsize, None),
+        (lambda: {}["data"], None),
+        (lambda: None.data, None),
+    ):
+        assert missing_field(raised(call), said) == field
