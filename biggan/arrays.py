@@ -6,6 +6,7 @@ import numpy as np
 from etils import epath
 
 from biggan.images import Element, to_rgb
+from biggan.names import IN_CONFIG, Names
 from training.files import is_remote
 
 
@@ -21,10 +22,10 @@ class Arrays:
 
     class_names: list[str] | None = None
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, names: Names = IN_CONFIG):
         file = epath.Path(path)
         if not file.exists() or file.is_dir():
-            raise FileNotFoundError(f"config.data.path: there is no file {path!r}.")
+            raise FileNotFoundError(f"{names['path']}: there is no file {path!r}.")
         try:
             if path.endswith(".npy") and not is_remote(path):
                 found = {"the array": np.load(path, mmap_mode="r")}
@@ -33,14 +34,14 @@ class Arrays:
                 found = {"the array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
         except Exception as error:  # of damaged files, of many kinds
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"config.data.path: cannot read {path!r}: {what.rstrip('.')}.") from error
+            raise ValueError(f"{names['path']}: cannot read {path!r}: {what.rstrip('.')}.") from error
         fitting = {name: array for name, array in found.items() if _are_images(array)}
         if len(fitting) != 1:
             what = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in found.items())
             floats = any(array.dtype.kind == "f" for array in found.values())
             way_out = " Floats have to be scaled to 0 .. 255 and rounded." if floats else ""
             raise ValueError(
-                f"config.data.path: {path!r} should hold one array of images, uint8 [N, height, width, 3], "
+                f"{names['path']}: {path!r} should hold one array of images, uint8 [N, height, width, 3], "
                 f"but holds {what or 'nothing'}.{way_out}"
             )
         (self._images,) = fitting.values()

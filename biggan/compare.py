@@ -31,8 +31,8 @@ from biggan.swaps import NAMES, Comparison, Row, Swap, oracle_rows, references, 
 from evaluation.images import Images
 from evaluation.networks import NAMES as NETWORKS
 from evaluation.networks import load_network
-from training.command import without_traceback
-from training.files import path_of
+from training.command import start, without_traceback
+from training.files import make_folder, path_of
 from training.provenance import header
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("either --step or --torch_weights is wanted.")
     if _WEIGHTS.value and _EMA.present:
         raise app.UsageError("--ema is of a checkpoint: it means nothing with --torch_weights.")
-    without_traceback(compare)
+    without_traceback(compare, "--batch_size or --num")
 
 
 def compare() -> None:
@@ -100,7 +100,7 @@ def compare() -> None:
     )
     # What cannot be written is told before all is measured.
     folder = path_of(_OUT.value or os.path.join(_WORKDIR.value, f"compared_{name}"))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     rows, shown = _measured(comparison, [*references(generator), *swaps], shown_part)
     maps = [
         DenseMap(block, entropies_of(block), decomposed(block))
@@ -167,4 +167,4 @@ def _heading(name: str, num_real: int, shown_part: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -15,8 +15,10 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from biggan.data import write_array_record
+from biggan.names import IN_CONFIG
 from biggan.sources import Source, open_source
 from biggan.survey import lines, save_sheet, survey
+from training.command import start, without_traceback
 
 _SOURCE = flags.DEFINE_enum(
     "source", "", ["", "folder", "tar", "tfds", "array_record"], "what to read; default: what lies at --path."
@@ -59,21 +61,22 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
     if bool(_OUT.value) == _CHECK.value:
         raise app.UsageError("either --out, the folder to write, or --check is wanted.")
-    try:
-        source = open_source(
-            _SOURCE.value,
-            path=_PATH.value,
-            name=_NAME.value,
-            split=_SPLIT.value,
-            classes=_CLASSES.value,
-            skip_corrupt=_SKIP.value,
-        )
-        status = convert(source, os.path.expanduser(_OUT.value)) if _OUT.value else check(source)
-    except (OSError, ValueError) as error:
-        # What a run says of its config, with the names that the flags have here.
-        sys.exit(str(error).replace("config.data.", "--").replace("config.num_classes", "--classes"))
-    sys.exit(status)
+    without_traceback(program, "--resolution")
+
+
+def program() -> None:
+    """Does what the flags say; what is wrong with the images ends it with status 1."""
+    source = open_source(
+        _SOURCE.value,
+        path=_PATH.value,
+        name=_NAME.value,
+        split=_SPLIT.value,
+        classes=_CLASSES.value,
+        skip_corrupt=_SKIP.value,
+        names={name: f"--{name}" for name in IN_CONFIG},
+    )
+    sys.exit(convert(source, os.path.expanduser(_OUT.value)) if _OUT.value else check(source))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -1,5 +1,6 @@
 """The image pipeline: a source, shuffled, cropped and batched by grain."""
 
+import contextlib
 import io
 import json
 import threading
@@ -15,7 +16,7 @@ from PIL import Image
 
 from biggan.images import Element, ImageError, too_small
 from biggan.sources import Photos, Source
-from training.files import write_whole
+from training.files import make_folder, write_whole
 from training.photographs import middle_square, random_square
 
 
@@ -156,10 +157,34 @@ def write_array_record(
     target = epath.Path(path)
     if (target / "info.json").exists():
         raise FileExistsError(f"{path!r} holds records already; choose another --out.")
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     part = target / "images.part"
-    writer = ArrayRecordWriter(str(part), "group_size:1")
-    skipped, written = [], 0
+    skipped: list[str] = []
+    try:
+        with contextlib.closing(ArrayRecordWriter(str(part), "group_size:1")) as writer:
+            for record in _records(source, resolution, skip_corrupt, progress, skipped):
+                writer.write(flax.serialization.msgpack_serialize(record))
+        written = len(source) - len(skipped)
+        if not written:
+            raise ImageError(f"none of the {len(source)} images can be used; the last: {skipped[-1]}")
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    part.rename(target / "images.array_record")
+    info = {
+        "resolution": resolution,
+        "images": written,
+        "class_names": source.class_names,
+        "skipped": skipped,
+    }
+    write_whole(target / "info.json", json.dumps(info, indent=1).encode())
+    return skipped
+
+
+def _records(
+    source: Source, resolution: int, skip_corrupt: bool, progress: Callable[..., Any], skipped: list[str]
+) -> Iterator[dict[str, Any]]:
+    """What is written of each image; messages of those that cannot be used go to `skipped`."""
     for index in progress(range(len(source))):
         try:
             element = source[index]
@@ -171,18 +196,4 @@ def write_array_record(
             continue
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="PNG")
-        record = {"png": buffer.getvalue(), "label": int(element["label"]), "name": element["name"]}
-        writer.write(flax.serialization.msgpack_serialize(record))
-        written += 1
-    writer.close()
-    if not written:
-        raise ImageError(f"none of the {len(source)} images can be used; the last: {skipped[-1]}")
-    part.rename(target / "images.array_record")
-    info = {
-        "resolution": resolution,
-        "images": written,
-        "class_names": source.class_names,
-        "skipped": skipped,
-    }
-    write_whole(target / "info.json", json.dumps(info, indent=1).encode())
-    return skipped
+        yield {"png": buffer.getvalue(), "label": int(element["label"]), "name": element["name"]}

@@ -30,7 +30,7 @@ from evaluation.neighbours import closest_pairs
 from evaluation.networks import NAMES, load_network
 from evaluation.resizers import RESIZERS
 from evaluation.statistics import Statistics, is_statistics, save_statistics
-from training.command import without_traceback
+from training.command import start, without_traceback
 from training.files import make_parent, path_of, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run, whose generator is measured.")
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--pairs is a picture of --metrics=memorisation, which is not asked for.")
     if _SAVE.value and (len(_FEATURES.value) > 1 or not _SAVE.value.endswith(".npz")):
         raise app.UsageError("--save_statistics wants a file NAME.npz, and one network in --features.")
-    without_traceback(evaluate)
+    without_traceback(evaluate, "--batch_size")
 
 
 def evaluate() -> None:
@@ -191,4 +191,4 @@ def _images_of(flag: str, path: str, resolution: int | None, most: int | None = 
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

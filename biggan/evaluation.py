@@ -108,7 +108,7 @@ class SourceImages:
             element = self._source[int(self._places[index])]
             return element["image"] if self._resolution is None else resize(element, self._resolution)
         except ImageError as error:
-            raise ImageError(f"{self._where}: {str(error).rstrip('.')}. {self._way_out}") from error
+            raise ImageError(f"{self._where}: {str(error).rstrip('.')}. {self._way_out}".rstrip()) from error
 
 
 def usable_places(
@@ -126,25 +126,22 @@ def open_images(
     resolution: int | None,
     *,
     split: str = "train",
-    skip_corrupt: bool = False,
+    skip_corrupt: bool | None = None,
     progress: Callable[..., Any],
     most: int | None = None,
     seed: int = 0,
 ) -> SourceImages:
     """The images that a flag names; `most` of them at most, drawn at random by the seed.
 
+    skip_corrupt: leave out what cannot be used; None: the command has no such flag.
+
     Prints what is passed over.
 
     Raises:
         FileNotFoundError, ValueError: there are none, or fewer than two; names the flag.
     """
-    try:
-        source = open_source(path=path, split=split, skip_corrupt=skip_corrupt)
-    except (OSError, ValueError) as error:
-        # What a run says of its config, with the names that the flags have here.
-        found = str(error).replace("; the data_dir of TFDS wants config.data.source=tfds", "")
-        found = found.replace("config.data.path", f"--{flag}").replace("config.data.", "--")
-        raise ValueError(found) from error
+    names = {"path": f"--{flag}"} | ({} if skip_corrupt is None else {"skip_corrupt": "--skip_corrupt"})
+    source = open_source(path=path, split=split, skip_corrupt=bool(skip_corrupt), names=names)
     for remark in source.remarks:
         print(f"--{flag}: {remark}")
     places = np.arange(len(source))
@@ -158,7 +155,7 @@ def open_images(
         raise ValueError(
             f"--{flag}={path} holds {len(places)} images that can be used; two or more are wanted."
         )
-    way_out = "--skip_corrupt leaves out what cannot be used."
+    way_out = "" if skip_corrupt is None else "--skip_corrupt leaves out what cannot be used."
     return SourceImages(source, resolution, places, where=f"--{flag}", way_out=way_out)
 
 

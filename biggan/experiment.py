@@ -18,7 +18,7 @@ from biggan.generator import Generator
 from biggan.sources import open_source
 from biggan.state import GANState, init_state
 from biggan.train_step import GAN
-from smyrf_jax import method_from_config
+from smyrf_jax import Method, method_from_config
 from training.parallel import AXIS
 from training.processes import is_first
 
@@ -29,14 +29,25 @@ OLD_FIELDS = (("generator", "num_classes"), ("discriminator", "num_classes"), ("
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
+def _fields(config: ml_collections.ConfigDict, section: str) -> dict[str, Any]:
     """A network's fields; `attention` maps a map size to a method's name and options."""
-    fields = section.to_dict()
+    fields = config[section].to_dict()
     attention: Mapping[str, Any] = fields.pop("attention", {})
     fields["attention"] = {
-        int(size): method_from_config(**options) for size, options in attention.items() if options
+        int(size): _method(f"config.{section}.attention.{size}", options)
+        for size, options in attention.items()
+        if options
     }
     return fields
+
+
+def _method(field: str, options: Mapping[str, Any]) -> Method:
+    if "name" not in options:
+        raise ValueError(f"{field}.name, of a method of attention, is missing.")
+    try:
+        return method_from_config(**options)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def _augmentation(config: ml_collections.ConfigDict) -> Augmentation | None:
@@ -83,13 +94,13 @@ def build_gan(config: ml_collections.ConfigDict) -> GAN:
     if dtype not in DTYPES:
         raise ValueError(f"config.dtype should be one of {list(DTYPES)}, but got {dtype!r}.")
     shared = {"num_classes": config.num_classes, "dtype": DTYPES[dtype]}
-    fields = _fields(config.generator)
+    fields = _fields(config, "generator")
     if fields.pop("cross_replica_bn"):
         fields["axis_name"] = AXIS
     adam = functools.partial(optax.adam, b1=config.adam.b1, b2=config.adam.b2, eps=config.adam.eps)
     return GAN(
         Generator(**fields, **shared),
-        Discriminator(**_fields(config.discriminator), **shared),
+        Discriminator(**_fields(config, "discriminator"), **shared),
         g_optimizer=adam(config.adam.g_lr),
         d_optimizer=adam(config.adam.d_lr),
         d_steps=config.d_steps,

@@ -38,7 +38,7 @@ from biggan.generator import Generator
 from biggan.restoring import restore_generator
 from biggan.sampling import images_of, sampling_keys, standing_statistics
 from smyrf_jax import Method, method_from_config
-from training.command import without_traceback
+from training.command import start, without_traceback
 from training.files import make_parent, path_of, write_whole
 
 # Fields that say how a generator trains, and nothing of what it is.
@@ -151,7 +151,7 @@ def run() -> None:
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-        without_traceback(write)
+        without_traceback(write, "--batch_size")
 
     def write() -> None:
         make_parent("out", os.path.join(out.value, "config.json"))
@@ -165,7 +165,7 @@ def run() -> None:
         write_whole(path_of(os.path.join(out.value, "generator.jax_export")), program)
         print(f"generator.safetensors, config.json and generator.jax_export in {out.value}")
 
-    app.run(main)
+    start(main)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,17 @@ from etils import epath
 
 from biggan.images import SUFFIXES, Element, ImageError, decode, printable, size_of, usable
 from biggan.listing import list_folder, list_tar, list_zip, some
+from biggan.names import IN_CONFIG, Names, way_out
 
-_OTHERS = (
-    "Other sources are array_record (info.json and *.array_record files of biggan.convert) and tfds "
-    "(features.json; the data_dir of TFDS wants config.data.source=tfds)."
-)
+
+def _others(names: Names) -> str:
+    wants = f"; the data_dir of TFDS wants {names['source']}=tfds" if "source" in names else ""
+    return (
+        "Other sources are array_record (info.json and *.array_record files of biggan.convert) and tfds "
+        f"(features.json{wants})."
+    )
+
+
 # Of a tar's member, what is read to find an image's size; the whole where that is too little.
 _HEADER = 1 << 16
 
@@ -32,29 +38,29 @@ class Folder:
         ValueError: with `classes`, an image that lies elsewhere than in one of the subfolders.
     """
 
-    def __init__(self, path: str, classes: bool = False):
+    def __init__(self, path: str, classes: bool = False, names: Names = IN_CONFIG):
         self._root = epath.Path(path)
         if not self._root.is_dir():
-            raise FileNotFoundError(f"config.data.path: there is no folder {path!r}.")
+            raise FileNotFoundError(f"{names['path']}: there is no folder {path!r}.")
         self._names, left = list_folder(self._root)
         self.remarks = left.remarks()
         if not self._names:
             raise FileNotFoundError(
-                f"config.data.path: the folder {path!r} holds no {', '.join(SUFFIXES)} files. "
-                f"{' '.join([*self.remarks, _OTHERS])}"
+                f"{names['path']}: the folder {path!r} holds no {', '.join(SUFFIXES)} files. "
+                f"{' '.join([*self.remarks, _others(names)])}"
             )
         self.class_names: list[str] | None = None
         self._labels: dict[str, int] = {}
         if classes:
-            self._labels = self._classes(path)
+            self._labels = self._classes(path, names)
             self.class_names = list(map(printable, self._labels))
 
-    def _classes(self, path: str) -> dict[str, int]:
+    def _classes(self, path: str, names: Names) -> dict[str, int]:
         deep = [name for name in self._names if name.count("/") > 1]
         root = [name for name in self._names if "/" not in name]
         if deep or root:
             raise ValueError(
-                f"config.data.path: with classes, each image lies in a subfolder of {path!r}, its class. "
+                f"{names['path']}: with classes, each image lies in a subfolder of {path!r}, its class. "
                 + (f"{len(deep)} lie deeper ({some(deep)}): is the path a folder too high? " if deep else "")
                 + (f"{len(root)} lie in none ({some(root)}): move them. " if root else "")
                 + "Without classes images lie anywhere."
@@ -94,10 +100,10 @@ class Tar:
 
     class_names: list[str] | None = None
 
-    def __init__(self, path: str, skip_corrupt: bool = False):
+    def __init__(self, path: str, skip_corrupt: bool = False, names: Names = IN_CONFIG):
         file = epath.Path(path)
         if not file.exists() or file.is_dir():
-            raise FileNotFoundError(f"config.data.path: there is no tar file {path!r}.")
+            raise FileNotFoundError(f"{names['path']}: there is no tar file {path!r}.")
         stack = contextlib.ExitStack()
         weakref.finalize(self, stack.close)
         self._file: Any = stack.enter_context(file.open("rb"))
@@ -105,17 +111,17 @@ class Tar:
             self._members, left, fault = list_tar(self._file)
         except tarfile.TarError as error:
             raise ValueError(
-                f"config.data.path: {path!r} is not an uncompressed tar file: {error}."
+                f"{names['path']}: {path!r} is not an uncompressed tar file: {error}."
             ) from error
         self.remarks = left.remarks()
         if fault:
             fault = f"{path!r} {fault}: {len(self._members)} images come before that."
             self.remarks.insert(0, fault)
         if fault and not skip_corrupt:
-            raise ValueError(f"config.data.path: {fault} Set config.data.skip_corrupt to go on with those.")
+            raise ValueError(f"{names['path']}: {fault} {way_out(names, 'to go on with those')}")
         if not self._members:
             raise ValueError(
-                f"config.data.path: the tar file {path!r} holds no {', '.join(SUFFIXES)} files. "
+                f"{names['path']}: the tar file {path!r} holds no {', '.join(SUFFIXES)} files. "
                 f"{' '.join(self.remarks)}".rstrip()
             )
         self._path, self._lock = path, threading.Lock()
@@ -162,21 +168,21 @@ class Zip:
 
     class_names: list[str] | None = None
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, names: Names = IN_CONFIG):
         file = epath.Path(path)
         if not file.exists() or file.is_dir():
-            raise FileNotFoundError(f"config.data.path: there is no zip file {path!r}.")
+            raise FileNotFoundError(f"{names['path']}: there is no zip file {path!r}.")
         stack = contextlib.ExitStack()
         weakref.finalize(self, stack.close)
         try:
             self._zip = stack.enter_context(zipfile.ZipFile(stack.enter_context(file.open("rb"))))
         except zipfile.BadZipFile as error:
-            raise ValueError(f"config.data.path: {path!r} is no zip file, or cut: {error}.") from error
+            raise ValueError(f"{names['path']}: {path!r} is no zip file, or cut: {error}.") from error
         self._names, left = list_zip(self._zip)
         self.remarks, self._path = left.remarks(), path
         if not self._names:
             raise ValueError(
-                f"config.data.path: the zip file {path!r} holds no {', '.join(SUFFIXES)} files. "
+                f"{names['path']}: the zip file {path!r} holds no {', '.join(SUFFIXES)} files. "
                 f"{' '.join(self.remarks)}".rstrip()
             )
 

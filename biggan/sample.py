@@ -22,7 +22,7 @@ from biggan.pictures import save_animation, save_grid, save_picture
 from biggan.restoring import restore_generator, torch_generator
 from biggan.sampling import Sampler, labels_in_turn, latents, sampling_keys, standing_statistics
 from biggan.saved_latents import read_latents, save_latents
-from training.command import without_traceback
+from training.command import start, without_traceback
 from training.files import make_parent, path_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run.", required=True)
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("either --step or --torch_weights is wanted.")
     if _WEIGHTS.value and _EMA.present:
         raise app.UsageError("--ema is of a checkpoint: it means nothing with --torch_weights.")
-    without_traceback(sample)
+    without_traceback(sample, "--batch_size")
 
 
 def sample() -> None:
@@ -146,4 +146,4 @@ def _stem(path: str) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -9,6 +9,7 @@ from etils import epath
 from biggan.arrays import Arrays
 from biggan.files import Folder, Tar, Zip
 from biggan.images import Element
+from biggan.names import IN_CONFIG, Names
 from biggan.records import TFDS, ArrayRecord
 from training.photographs import NAMES, photograph
 
@@ -53,11 +54,11 @@ class Photos:
         return Element(image=self._images[index], label=0, name=NAMES[index])
 
 
-def _kind(path: str) -> str:
+def _kind(path: str, names: Names) -> str:
     """The source that a path is."""
     place = epath.Path(path)
     if not place.exists():
-        raise FileNotFoundError(f"config.data.path: there is nothing at {path!r}.")
+        raise FileNotFoundError(f"{names['path']}: there is nothing at {path!r}.")
     if not place.is_dir():
         if ".tar" in place.name:
             return "tar"
@@ -65,7 +66,7 @@ def _kind(path: str) -> str:
             if place.name.lower().endswith(suffix):
                 return kind
         raise ValueError(
-            f"config.data.path: {path!r} is neither a folder nor a .tar, .zip, .npy or .npz file."
+            f"{names['path']}: {path!r} is neither a folder nor a .tar, .zip, .npy or .npz file."
         )
     if (place / "info.json").exists() and any(f.name.endswith(".array_record") for f in place.iterdir()):
         return "array_record"
@@ -82,44 +83,46 @@ def open_source(
     split: str = "train",
     classes: bool = False,
     skip_corrupt: bool = False,
+    names: Names = IN_CONFIG,
 ) -> Source:
     """The images that config.data names.
 
     source: "photos", "folder", "tar", "zip", "arrays", "tfds" or "array_record"; "": what lies at the path.
     path: where they are, on this machine or, as gs://, on another. name, split: of a TFDS data set.
     classes: labels are wanted. skip_corrupt: a file that ends too early gives what it has.
+    names: what errors call these.
 
     Raises:
         FileNotFoundError, ValueError: nothing there, or not of that kind; names the path.
     """
     kinds: dict[str, Callable[[], Source]] = {
         "photos": Photos,
-        "folder": lambda: Folder(path, classes),
-        "tar": lambda: Tar(path, skip_corrupt),
-        "zip": lambda: Zip(path),
-        "arrays": lambda: Arrays(path),
-        "tfds": lambda: TFDS(name, path, split, classes),
-        "array_record": lambda: ArrayRecord(path, classes, skip_corrupt),
+        "folder": lambda: Folder(path, classes, names),
+        "tar": lambda: Tar(path, skip_corrupt, names),
+        "zip": lambda: Zip(path, names),
+        "arrays": lambda: Arrays(path, names),
+        "tfds": lambda: TFDS(name, path, split, classes, names),
+        "array_record": lambda: ArrayRecord(path, classes, skip_corrupt, names),
     }
     if source and source not in kinds:
         raise ValueError(
-            f"config.data.source should be one of {sorted(kinds)}, or '' to go by the path, got {source!r}."
+            f"{names['source']} should be one of {sorted(kinds)}, or '' to go by the path, got {source!r}."
         )
     if source == "photos" and path:
         raise ValueError(
-            f"config.data.source='photos' takes bundled photographs, but config.data.path={path!r} is given: "
-            "leave the path out, or set config.data.source to '' to go by the path."
+            f"{names['source']}='photos' takes bundled photographs, but {names['path']}={path!r} is given: "
+            f"leave the path out, or set {names['source']} to '' to go by the path."
         )
     if source not in ("photos", "tfds") and not path:
         raise ValueError(
-            f"config.data.source={source!r} wants config.data.path."
+            f"{names['source']}={source!r} wants {names['path']}."
             if source
-            else "config.data.path is missing: a folder, a .tar or .zip file, or records of biggan.convert."
+            else f"{names['path']} is missing: a folder, a .tar or .zip file, or records of biggan.convert."
         )
     path = os.path.expanduser(path)
-    source = source or _kind(path)
+    source = source or _kind(path, names)
     if classes and source in ("photos", "tar", "zip", "arrays"):
         raise ValueError(
-            f"config.data.source={source!r} has no classes, but config.num_classes asks for them."
+            f"{names['source']}={source!r} has no classes, but {names['classes']} asks for them."
         )
     return kinds[source]()

@@ -18,6 +18,7 @@ from etils import epath
 from biggan.data import Readable
 from biggan.evaluation import Samples, build_best, build_evaluator, build_real, measured_by
 from biggan.experiment import STATE_FIELDS, build_data, build_gan, build_state, images_per_step
+from biggan.fields import FIELDS
 from biggan.parallel import replica_step, shard_batch
 from biggan.pictures import grid, save_picture
 from biggan.restoring import adopted, initial_networks, saved_state
@@ -220,4 +221,4 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, FIELDS, "quickstart")

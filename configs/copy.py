@@ -11,6 +11,7 @@ CausalCanopy has no settings.
 Command: python -m transformer.train --config=configs/copy.py --config.attention=scatterbrain
   All attentions, three seeds: python -m benchmarks.scratch --tasks=copy
 Result: docs/results/tables/copy.md
+What each field is: python -m transformer.train --config=configs/copy.py --help
 """
 
 from ml_collections import ConfigDict
@@ -25,10 +26,10 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "seed": 0,
             "epochs": 1.0,
-            "num_steps": 0,  # 0: as many as the epochs have
-            "batch_size": 32,  # a replica
-            "attention": "dense",  # to train with: one of attentions
-            "pairs": 1 / 16,  # of dense attention's; 0: the attentions have sizes of their own
+            "num_steps": 0,
+            "batch_size": 32,
+            "attention": "dense",
+            "pairs": 1 / 16,
             "attentions": {
                 "dense": {"name": "dense"},
                 "scatterbrain": {"name": "scatterbrain", "window_share": 0.5},
@@ -46,23 +47,23 @@ def get_config(variant: str = "") -> ConfigDict:
                 "hidden_size": 64,
                 "num_layers": 2,
                 "num_heads": 4,
-                "attention_size": 0,  # of queries, keys and values; 0: hidden_size
+                "attention_size": 0,
                 "intermediate_size": 256,
                 "dropout": 0.0,
-                "positions": "learned",  # learned, sinusoidal
+                "positions": "learned",
             },
             "data": {
                 "task": "copy",
-                "length": 256,  # tokens; w has one less than half
+                "length": 256,
                 "num_symbols": 16,
-                "train_size": 48_000,  # an epoch of an endless stream
+                "train_size": 48_000,
                 "validation_size": 64,
                 "test_size": 512,
             },
             "optimizer": {
-                "learning_rate": 2e-3,  # the highest
-                "warmup": 0.05,  # part of the steps
-                "schedule": "cosine",  # linear, cosine, invsqrt
+                "learning_rate": 2e-3,
+                "warmup": 0.05,
+                "schedule": "cosine",
                 "weight_decay": 0.0,
                 "b2": 0.98,
                 "clip": 1.0,

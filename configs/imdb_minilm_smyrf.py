@@ -9,6 +9,7 @@ Command: python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py
   RoBERTa: --config.init=/path/to/roberta-base --config.data.train_size=0 --config.epochs=3 (not run)
   The four cells of the table, three seeds: python -m benchmarks.imdb
 Result: docs/results/tables/imdb.md
+What each field is: python -m transformer.finetune --config=configs/imdb_minilm_smyrf.py --help
 """
 
 from ml_collections import ConfigDict
@@ -19,23 +20,22 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,
             "epochs": 1.0,
-            "num_steps": 0,  # 0: as many as the epochs have
-            "batch_size": 16,  # a replica
-            "init": "minilm",  # or a folder with config.json, model.safetensors and tokenizer.json
-            "attention": "smyrf",  # to train with: one of attentions
-            # The trained weights are tested with each.
+            "num_steps": 0,
+            "batch_size": 16,
+            "init": "minilm",
+            "attention": "smyrf",
             "attentions": {
                 "dense": {"name": "dense"},
                 "smyrf": {"name": "smyrf", "num_hashes": 4, "cluster_size": 64},
             },
             "data": {
-                "source": "imdb",  # imdb, rotten_tomatoes, glue
-                "path": "",  # of GLUE's folder, or (no GLUE) of a CSV file with text and label: 0, 1, ...
-                "task": "",  # of GLUE
-                "length": 512,  # tokens of a text at most
-                "train_size": 800,  # 0: all
-                "validation_size": 128,  # 0: none
-                "test_size": 500,  # 0: all
+                "source": "imdb",
+                "path": "",
+                "task": "",
+                "length": 512,
+                "train_size": 800,
+                "validation_size": 128,
+                "test_size": 500,
             },
             "optimizer": {"learning_rate": 1e-4, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0},
             "evaluate": {"every": 25, "batch_size": 16},

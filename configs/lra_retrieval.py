@@ -30,8 +30,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict(
         {
             "task": "retrieval",
-            "path": "",  # of the folder of the files, to be given
-            "length": 1000 if variant == "small" else 4000,  # bytes of a text at most
+            "path": "",
+            "length": 1000 if variant == "small" else 4000,
         }
     )
     config.optimizer.update(learning_rate=0.05 / 8000**0.5, warmup=8000 / 46_000)

@@ -32,12 +32,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict(
         {
             "task": "text",
-            "path": "",  # of a CSV file with text and label; "": the package's reviews
-            "length": 4000 if variant == "4000" else 1000,  # bytes of a text at most
-            "train_size": 0,  # 0: all
+            "path": "",
+            "length": 4000 if variant == "4000" else 1000,
+            "train_size": 0,
             "validation_size": 0,
             "test_size": 0,
-            "folder": "data/lra",  # where the package's reviews are kept as bytes; "": nowhere
+            "folder": "data/lra",
         }
     )
     config.optimizer.update(learning_rate=0.05 / 8000**0.5, warmup=8000 / 20_300)

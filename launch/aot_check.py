@@ -24,14 +24,16 @@ os.environ |= schedule.environment(os.environ["TPU_SCHEDULES"])
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from biggan.experiment import build_gan, build_state, images_per_step
+from biggan.fields import FIELDS
 from biggan.parallel import parallel_step
 from biggan.train_step import Batch
 from launch.topology import parse
 from smyrf_jax.chips import compiling_for
+from training import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", "v3:2x2", "of the slice; of several hosts: v5e:4x4, v4:2x2x2.")
@@ -41,15 +43,16 @@ _JSON = flags.DEFINE_bool("json", False, "print one JSON line instead of text.")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    logging.set_verbosity(logging.WARNING)
+    command.without_traceback(check, "--config.batch_size")
+
+
+def check() -> None:
+    """Does what the flags say."""
     atexit.register(shutil.rmtree, os.environ["TPU_SCHEDULES"], ignore_errors=True)
     if importlib.util.find_spec("libtpu") is None:
-        raise app.UsageError("the TPU's compiler is not installed: pip install -e '.[tpu]'.")
+        raise ImportError("the TPU's compiler is not installed: pip install -e '.[tpu]'.")
     config = _CONFIG.value
-    try:
-        topology = parse(_TOPOLOGY.value)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    topology = parse(_TOPOLOGY.value)
     devices = topology.devices()
     gan = build_gan(config)
     state = jax.eval_shape(lambda: build_state(config, gan))
@@ -110,4 +113,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.start(main, FIELDS, "celeba128_smyrf")

@@ -9,10 +9,14 @@ import pytest
 
 from biggan.augment import Augmentation
 from biggan.experiment import build_gan, build_state
+from biggan.fields import FIELDS as OF_GANS
 from smyrf_jax import Canopy, Smyrf, method_from_config
 from smyrf_jax.budget import BudgetError
 from smyrf_jax.methods import METHODS
+from training import fields
 from transformer.budgeted import budgeted, part_of_pairs
+from transformer.fields import FIELDS as OF_TRAINING
+from transformer.fields import FINETUNE_FIELDS
 from transformer.plain import PlainConfig
 from transformer.updates import build_optimizer
 
@@ -166,3 +170,47 @@ def test_sentences_leave_a_quarter_to_half_of_the_pairs():
         else:
             assert all(0.25 <= share <= 0.5 for share in shares), (name, shares)
             assert shares[1] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("configs", "said"),
+    [(GANS, OF_GANS), (FROM_SCRATCH, OF_TRAINING), (FINETUNING, FINETUNE_FIELDS)],
+    ids=["biggan.train", "transformer.train", "transformer.finetune"],
+)
+def test_help_has_a_line_for_each_field_and_no_other(configs, said):
+    found = {name for config in configs for name, _ in fields.names(config_of(config))}
+    assert found == set(said)
+    assert all(said.values())
+    lines = fields.lines(config_of(min(configs)), said)
+    assert any(line.startswith("  --config.batch_size: ") for line in lines)
+
+
+def test_a_field_that_there_is_not_is_told():
+    config = config_of("quickstart")
+    good = ["--config.generator.attention.64.num_hashes=3", "--config.ema.on", "--workdir=x", "config.no"]
+    fields.check_names(config, good)
+    for given, hint in (
+        ("--config.batchsize=1", "Did you mean --config.batch_size"),
+        ("--config.resolution=1", "--config.generator.resolution"),
+        ("--config.seed.x=1", "no such field"),
+    ):
+        with pytest.raises(fields.ConfigError, match=hint):
+            fields.check_names(config, [given])
+
+
+def test_a_config_that_cannot_be_loaded_is_told(tmp_path):
+    (tmp_path / "cut.py").write_text("def get_config(:")
+    (tmp_path / "none.py").write_text("x = 1")
+    (tmp_path / "own.py").write_text("def get_config():\n    return {}[1]")
+    (tmp_path / "refuses.py").write_text("def get_config(size):\n    raise ValueError(f'no size {size}')")
+    for name, message in (
+        ("missing.py", "there is no file"),
+        ("cut.py", "is no Python file: line 1"),
+        ("none.py", "should have a function get_config"),
+        ("own.py:large", "has no variants: leave :large out"),
+        ("refuses.py:9", "no size 9"),
+    ):
+        with pytest.raises(fields.ConfigError, match=message):
+            fields.load(str(tmp_path / name))
+    with pytest.raises(KeyError):  # the file's own fault keeps its traceback
+        fields.load(str(tmp_path / "own.py"))

@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 
 from training.digests import arrays_of, digest_of_plain, digests_of, filled
-from training.files import free_name, move_folder, path_of
+from training.files import free_name, make_folder, move_folder, path_of
 from training.processes import is_first, of_first
 
 # What orbax logs are tracebacks of its threads, and its options; what matters of them is told here in a line.
@@ -80,7 +80,7 @@ class Checkpoints:
         read_only = read_only or not is_first()
         mine = jax.process_index()
         if not read_only:
-            path_of(directory).mkdir(parents=True, exist_ok=True)
+            make_folder(path_of(directory))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             keep_period=keep_period,

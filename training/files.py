@@ -1,6 +1,8 @@
 """Files of a run, on disks and in buckets (gs://), by etils.epath."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -22,10 +24,41 @@ def is_remote(path: str | epath.Path) -> bool:
     return os.fspath(path).startswith("gs://")
 
 
+# Folders made within `tidied`, in the order in which they were made; None: outside of it.
+_made: list[epath.Path] | None = None
+
+
+@contextlib.contextmanager
+def tidied() -> Iterator[None]:
+    """Removes the folders that `make_folder` makes inside if the work fails and they are still empty."""
+    global _made
+    before, _made = _made, []
+    try:
+        yield
+    except BaseException:
+        for folder in reversed(_made):
+            with contextlib.suppress(OSError):  # it holds something
+                os.rmdir(folder)
+        raise
+    finally:
+        _made = before
+
+
+def make_folder(folder: epath.Path) -> None:
+    """Makes a folder and those above it, unless they are there."""
+    if is_remote(folder):  # a bucket has objects alone
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if _made is not None:
+        _made.extend(reversed(new))
+
+
 def write_whole(path: str | epath.Path, data: bytes) -> None:
     """Writes a file that nobody ever sees half; makes its folder."""
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if is_remote(path):  # a bucket's objects appear when they are whole
         path.write_bytes(data)
         return
@@ -48,9 +81,15 @@ def make_parent(flag: str, path: str) -> None:
         OSError: it cannot be made; names the flag.
     """
     try:
-        path_of(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path_of(path).parent)
     except OSError as error:
         raise OSError(f"--{flag}={path} cannot be written: {error.strerror or error}.") from error
+
+
+def say_if_replaced(path: str) -> None:
+    """Tells on the terminal that what an earlier command has written is written over."""
+    if path_of(path).exists():
+        print(f"{path} was there: it is replaced.")
 
 
 def keep_aside(path: epath.Path) -> epath.Path:
@@ -71,7 +110,7 @@ def free_name(path: epath.Path) -> epath.Path:
 def move_folder(folder: epath.Path, target: epath.Path) -> None:
     """Moves a folder; makes the one it is moved to. Buckets know objects alone, which are copied."""
     if not is_remote(folder):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         folder.rename(target)
         return
     for entry in list(folder.iterdir()):

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from training.files import is_remote, keep_aside, path_of, write_whole
+from training.files import is_remote, keep_aside, make_folder, path_of, write_whole
 from training.processes import is_first, say
 
 # What every config of a run has.
@@ -38,7 +38,7 @@ class Workdir:
             if self.path.exists() and not self.path.is_dir():
                 raise ValueError(f"--workdir={self.path} is a file: take another.")
             made = not self.path.exists()
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             lock = self.path / "run.lock"
             if lock.is_dir():
                 raise ValueError(f"{lock} is a folder: move it away.")
@@ -63,9 +63,11 @@ class Workdir:
         """A start that failed leaves nothing: the folder that it has made goes again."""
         with contextlib.suppress(OSError):
             entries = {entry.name: entry for entry in self.path.iterdir()}
-            if set(entries) <= {"run.lock", "checkpoints"}:
+            if set(entries) <= {"run.lock", "checkpoints", "classes.json"}:
                 if "checkpoints" in entries:
                     entries["checkpoints"].rmdir()  # of an empty one alone
+                if "classes.json" in entries:  # of data that a start has looked at
+                    entries["classes.json"].unlink()
                 entries["run.lock"].unlink()
                 self.path.rmdir()
 

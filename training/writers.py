@@ -15,7 +15,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from training.files import is_remote, keep_aside, path_of, write_whole
+from training.files import is_remote, keep_aside, make_folder, path_of, write_whole
 from training.processes import say
 
 _JSONL = "metrics.jsonl"
@@ -109,7 +109,7 @@ class _TensorBoard:
     """
 
     def __init__(self, folder: epath.Path, step: int):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder, self._told, self._again = folder, False, 0.0
         self._writer: Any = None
         self._attempt(Event(step=step, session_log=SessionLog(status=SessionLog.START)))

@@ -27,10 +27,12 @@ from smyrf_jax import Dense, Method
 from smyrf_jax.budget import Cost
 from smyrf_jax.diagnostics import attention_entropy, attention_error, captured_mass
 from smyrf_jax.methods import METHODS, Clustered
+from training.command import start, without_traceback
+from training.files import make_parent, say_if_replaced
 from training.timing import medians
 from transformer import report
 from transformer.probes import Mixed, Probe, heads_of, open_probe
-from transformer.settings import fields_of
+from transformer.settings import fields_of, numbers_of
 
 _MODEL = flags.DEFINE_string("model", "minilm", "minilm, focus, a checkpoint's folder or an ONNX file.")
 _METHOD = flags.DEFINE_enum("method", "smyrf", list(METHODS), "what takes the place of dense attention.")
@@ -41,7 +43,7 @@ _LENGTHS = flags.DEFINE_list(
     "lengths", ["512", "2048"], "tokens; positions are interpolated past the trained length."
 )
 _PAIRS = flags.DEFINE_list("pairs", ["0.0625", "0.125", "0.25", "0.5", "1"], "parts of all query-key pairs.")
-_INPUTS = flags.DEFINE_integer("inputs", 4, "texts of Python's manual, or photographs.")
+_INPUTS = flags.DEFINE_integer("inputs", 4, "texts of Python's manual, or photographs.", lower_bound=1)
 _SWAPS = flags.DEFINE_string(
     "swaps", "0.25", "part of the pairs at which layers and heads are swapped one by one; empty: not done."
 )
@@ -166,6 +168,7 @@ def write_table(probes: Sequence[Probe], methods: Sequence[Sequence[Method]], st
         rows += rows_of(probe, of_probe)
         print("\n".join(report.line(row) for row in rows if row.length == probe.length), flush=True)
     paths = [f"{stem}.md", f"{stem}.png"]
+    say_if_replaced(paths[0])
     pathlib.Path(paths[0]).write_text(report.table(rows, entropies, probes[0].unit))
     report.plot_errors(rows, paths[1])
     return paths
@@ -193,20 +196,33 @@ def draw_pictures(probe: Probe, methods: Sequence[Method], stem: str) -> list[st
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    probes = [open_probe(_MODEL.value, int(length), _INPUTS.value) for length in _LENGTHS.value]
-    of_kind = functools.partial(method_for, kind=METHODS[_METHOD.value], fields=fields_of(_FIELDS.value))
-    methods = [[of_kind(probe, part=float(part)) for part in _PAIRS.value] for probe in probes]
+    without_traceback(compare, "--lengths or --inputs")
+
+
+def compare() -> None:
+    """Does what the flags say."""
+    lengths = numbers_of(
+        "lengths", _LENGTHS.value, int, lambda length: length > 2, "numbers of tokens, 3 at least"
+    )
+    wanted = "parts of 1, as .08 or 1/32"
+    pairs = numbers_of("pairs", _PAIRS.value, float, lambda part: 0 < part <= 1, wanted)
+    swaps = (
+        numbers_of("swaps", [_SWAPS.value], float, lambda part: 0 < part <= 1, wanted) if _SWAPS.value else []
+    )
     folder = pathlib.Path(_OUT.value)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_parent("out", str(folder / "table.md"))
+    probes = [open_probe(_MODEL.value, length, _INPUTS.value) for length in lengths]
+    of_kind = functools.partial(method_for, kind=METHODS[_METHOD.value], fields=fields_of(_FIELDS.value))
+    methods = [[of_kind(probe, part=part) for part in pairs] for probe in probes]
     stem = str(folder / f"compare_{pathlib.Path(_MODEL.value).stem}_{_METHOD.value}")
 
     paths = write_table(probes, methods, stem)
-    if _SWAPS.value:
-        paths += draw_swaps(probes[0], of_kind(probes[0], part=float(_SWAPS.value)), stem)
+    for part in swaps:
+        paths += draw_swaps(probes[0], of_kind(probes[0], part=part), stem)
     if probes[0].unit == "image" and probes[0].encoder.has_head:
         paths += draw_pictures(probes[0], methods[0], stem)
     print("wrote " + ", ".join(paths))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -25,6 +25,7 @@ from training.processes import say
 from transformer.buckets import Encoded, batches, encode
 from transformer.classifier import Classifier
 from transformer.encoder import check_inputs
+from transformer.fields import FINETUNE_FIELDS
 from transformer.glue import METRICS, Examples
 from transformer.learning import (
     LearningTask,
@@ -104,7 +105,7 @@ class FinetuneTask(LearningTask):
         for note in splits.notes:
             say(note)
         self._splits = splits
-        self._pretrained = load_encoder(folder_of(config.init), max_length=config.data.length)
+        self._pretrained = load_encoder(folder_of(config.init, "config.init"), max_length=config.data.length)
         tokenizer, encoder = self._pretrained.tokenizer, self._pretrained.encoder.config
         if tokenizer is None:
             raise FileNotFoundError(f"--config.init={config.init}: tokenizer.json is missing.")
@@ -207,4 +208,4 @@ def train(
 
 
 if __name__ == "__main__":
-    command.run(train)
+    command.run(train, FINETUNE_FIELDS, "imdb_minilm_smyrf")

@@ -18,7 +18,7 @@ from tokenizers.decoders import DecodeStream
 
 from smyrf_jax import Method, method_from_config
 from smyrf_jax.methods import METHODS
-from training.command import without_traceback
+from training.command import start, without_traceback
 from transformer.causal import load_causal
 from transformer.sampling import generate
 from transformer.settings import fields_of
@@ -43,7 +43,13 @@ _MAX_LENGTH = flags.DEFINE_integer(
 
 def write() -> None:
     """Writes the text to the terminal as it comes, and then how fast it came."""
-    method = method_from_config(_METHOD.value, **fields_of(_FIELDS.value))
+    fields = fields_of(_FIELDS.value)
+    try:
+        method = method_from_config(_METHOD.value, **fields)
+    except ValueError as error:
+        raise ValueError(
+            f"--method={_METHOD.value} with --fields={','.join(_FIELDS.value)}: {error}"
+        ) from error
     if type(method).decode_step is Method.decode_step:
         able = [name for name, kind in METHODS.items() if kind.decode_step is not Method.decode_step]
         raise ValueError(
@@ -89,8 +95,8 @@ def write() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    without_traceback(write)
+    without_traceback(write, "--max_length and --num_tokens")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

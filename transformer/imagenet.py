@@ -22,7 +22,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from smyrf_jax.budget import Cost
-from training.command import without_traceback
+from training.command import start, without_traceback
 from training.files import make_parent, path_of, write_whole
 from transformer.class_images import open_class_images
 from transformer.contenders import CONTENDERS
@@ -132,8 +132,8 @@ def evaluate() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    without_traceback(evaluate)
+    without_traceback(evaluate, "--batch_size")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -31,7 +31,13 @@ def methods_of(attentions: Mapping[str, Any]) -> dict[str, Method]:
     Raises:
         ValueError: one of them is not the name and the fields of a method.
     """
-    return {name: method_from_config(**options) for name, options in checked(attentions).items()}
+    found = {}
+    for name, options in checked(attentions).items():
+        try:
+            found[name] = method_from_config(**options)
+        except ValueError as error:
+            raise ValueError(f"config.attentions.{name}: {error}") from error
+    return found
 
 
 def checked(attentions: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

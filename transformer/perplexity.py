@@ -11,24 +11,21 @@ into each window at several depths, and how well it is copied at the end is told
 perplexity_<model>_<lengths>.md and pictures into --out, and rows into --json. Wants the extra [text].
 """
 
-import fractions
 import json
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
 from smyrf_jax.methods import METHODS
-from training.command import without_traceback
-from training.files import make_parent, write_whole
+from training.command import start, without_traceback
+from training.files import make_parent, say_if_replaced, write_whole
 from transformer import perplexity_report as report
 from transformer.books import read_book, windows_of
 from transformer.causal import load_causal
 from transformer.needle import with_needle
-from transformer.settings import fields_by_method
+from transformer.settings import fields_by_method, numbers_of
 from transformer.swapped import check_causal, measure, settings_of
 
 _MODEL = flags.DEFINE_string("model", "smollm2", "smollm2, a checkpoint's folder or a GGUF file.")
@@ -45,19 +42,6 @@ _PAIRS = flags.DEFINE_list("pairs", ["0.08", "0.2"], "parts of the causal query-
 _NEEDLE = flags.DEFINE_bool("needle", False, "also test whether what was read far back is copied.")
 _OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table and the pictures.")
 _JSON = flags.DEFINE_string("json", "", "file of the rows; empty: none.")
-
-
-def numbers_of(
-    flag: str, values: Sequence[str], kind: Callable[[Any], Any], fits: Callable[[Any], bool], what: str
-) -> list[Any]:
-    """The numbers of a flag. Raises ValueError, which names it, unless they are what they should be."""
-    try:
-        found = [kind(fractions.Fraction(value)) for value in values]
-    except (ValueError, ZeroDivisionError):
-        found = []
-    if not found or not all(map(fits, found)):
-        raise ValueError(f"--{flag} should be {what}, but is {','.join(values)!r}.")
-    return found
 
 
 def compare() -> None:
@@ -99,10 +83,12 @@ def compare() -> None:
             with_needle(windows[length][0], 0.0, np.arange(1), 0)
 
     rows: list[report.Row] = []
+    print(report.HEADER)
     for number, (length, name, budget, method) in enumerate(plan, 1):
         rows.append(measure(name, method, budget, loaded, windows[length], _NEEDLE.value))
         print(f"{number}/{len(plan)} {report.line(rows[-1])}", flush=True)
     paths = [f"{stem}.md", f"{stem}.png", f"{stem}_by_position.png"]
+    say_if_replaced(paths[0])
     pathlib.Path(paths[0]).write_text(report.table(rows))
     report.plot_pairs(rows, paths[1])
     report.plot_positions(rows, paths[2])
@@ -115,8 +101,8 @@ def compare() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}.")
-    without_traceback(compare)
+    without_traceback(compare, "--lengths")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

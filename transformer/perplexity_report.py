@@ -45,6 +45,9 @@ class Row(NamedTuple):
         return self._asdict() | {"needle": [needle._asdict() for needle in self.needle]}
 
 
+HEADER = "| tokens | method | pairs | perplexity | seconds | setting |"
+
+
 def line(row: Row) -> str:
     mark = " *" if row.sees_later else ""
     return (
@@ -59,7 +62,7 @@ def table(rows: Sequence[Row]) -> str:
         "Perplexity of windows of a text, every layer's attention swapped, nothing trained. Pairs: part of",
         "the causal query-key pairs that are computed. Seconds: median of a window's forward pass.",
         "",
-        "| tokens | method | pairs | perplexity | seconds | setting |",
+        HEADER,
         "|---|---|---|---|---|---|",
         *map(line, rows),
     ]

@@ -35,7 +35,7 @@ class PlainConfig:
     pooling: of an encoder: "cls", a vector of its own in front of the tokens, or "mean" of the tokens.
 
     Raises:
-        ValueError: positions or pooling are none of these, or heads do not divide the width.
+        ValueError: a size is none, positions or pooling are none of these, or heads do not divide the width.
     """
 
     vocab_size: int
@@ -55,6 +55,13 @@ class PlainConfig:
                 raise ValueError(
                     f"config.model.{name} should be one of {known}, but is {getattr(self, name)!r}."
                 )
+        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.model.{name} must be positive, got {getattr(self, name)}.")
+        if self.attention_size < 0:
+            raise ValueError(f"config.model.attention_size must not be negative, got {self.attention_size}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"config.model.dropout should be in [0, 1), got {self.dropout}.")
         if self.width % self.num_heads:
             raise ValueError(
                 f"config.model.num_heads should divide the width of attention, {self.width}, but is "

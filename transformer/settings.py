@@ -1,6 +1,8 @@
 """Fields of methods, as command lines spell them."""
 
-from collections.abc import Collection, Mapping, Sequence
+import fractions
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 
 def fields_of(settings: Sequence[str]) -> dict[str, int]:
@@ -9,17 +11,32 @@ def fields_of(settings: Sequence[str]) -> dict[str, int]:
     Raises:
         ValueError: one of them is none of these.
     """
+    return dict(_field(setting, "name", setting) for setting in settings)
+
+
+def _field(setting: str, name: str, given: str) -> tuple[str, int]:
+    """A field and its value, of name=value. name: what is wanted, given: what was typed, for errors."""
     words = {"true": True, "false": False}
-    fields = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        try:
-            fields[name] = words[value] if value in words else int(value)
-        except ValueError as error:
-            raise ValueError(
-                f"--fields should be name=number, name=true or name=false, but got {setting!r}."
-            ) from error
-    return fields
+    field, _, value = setting.partition("=")
+    try:
+        return field, words[value.lower()] if value.lower() in words else int(value)
+    except ValueError as error:
+        raise ValueError(
+            f"--fields should be {name}=number, {name}=true or {name}=false, but got {given!r}."
+        ) from error
+
+
+def numbers_of(
+    flag: str, values: Sequence[str], kind: Callable[[Any], Any], fits: Callable[[Any], bool], what: str
+) -> list[Any]:
+    """The numbers of a flag. Raises ValueError, which names it, unless they are what they should be."""
+    try:
+        found = [kind(fractions.Fraction(value)) for value in values]
+    except (ValueError, ZeroDivisionError):
+        found = []
+    if not found or not all(map(fits, found)):
+        raise ValueError(f"--{flag} should be {what}, but is {','.join(values)!r}.")
+    return found
 
 
 def fields_by_method(settings: Sequence[str], methods: Collection[str]) -> Mapping[str, dict[str, int]]:
@@ -28,7 +45,7 @@ def fields_by_method(settings: Sequence[str], methods: Collection[str]) -> Mappi
     Raises:
         ValueError: a setting is none of these, or of a method that is not among them.
     """
-    found: dict[str, list[str]] = {method: [] for method in methods}
+    found: dict[str, dict[str, int]] = {method: {} for method in methods}
     for setting in settings:
         method, dot, field = setting.partition(".")
         if not dot or method not in found:
@@ -36,5 +53,6 @@ def fields_by_method(settings: Sequence[str], methods: Collection[str]) -> Mappi
                 f"--fields should be method.name=number for one of --methods, {', '.join(found)}, but got "
                 f"{setting!r}."
             )
-        found[method].append(field)
-    return {method: fields_of(of_method) for method, of_method in found.items()}
+        name, value = _field(field, "method.name", setting)
+        found[method][name] = value
+    return found

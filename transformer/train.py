@@ -23,6 +23,7 @@ from training.files import path_of
 from training.parallel import local_devices
 from training.processes import say
 from transformer.budgeted import budgeted, leaks, part_of_pairs
+from transformer.fields import FIELDS
 from transformer.learning import (
     LearningTask,
     Results,
@@ -54,6 +55,8 @@ def method_of(config: ml_collections.ConfigDict, data: Data) -> Method:
         return budgeted(pairs=config.pairs, **options, **attentions[config.attention])
     except BudgetError as error:
         raise ValueError(f"--config.pairs={config.pairs}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"config.attentions.{config.attention}: {error}") from error
 
 
 class TrainTask(LearningTask):
@@ -152,4 +155,4 @@ def train(
 
 
 if __name__ == "__main__":
-    command.run(train)
+    command.run(train, FIELDS, "copy")

@@ -27,14 +27,21 @@ _WEIGHT = ("kernel", "embedding", "scale")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def folder_of(model: str) -> pathlib.Path:
+def folder_of(model: str, name: str = "--model") -> pathlib.Path:
     """Where a model is: a name of PACKAGES, or the path of a folder, an ONNX or a GGUF file.
 
+    name: the flag or field that says so.
+
     Raises:
-        FileNotFoundError: the package is not installed.
+        FileNotFoundError: the package is not installed, or there is nothing at the path.
     """
     if model not in PACKAGES:
-        return pathlib.Path(model)
+        path = pathlib.Path(model)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{name}={model}: there is nothing. It should be {', '.join(PACKAGES)}, or a path of weights."
+            )
+        return path
     package, pattern, install = PACKAGES[model]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

@@ -68,6 +68,7 @@ def test_a_padded_text_is_what_it_is_alone(config, method):
 
 
 def test_one_array_masks_keys_and_queries(monkeypatch):
+    params_of(BERT)  # initialising attends too
     seen = []
 
     def attention(*arrays, mask, query_mask, **options):

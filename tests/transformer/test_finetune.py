@@ -169,7 +169,7 @@ def test_attentions_are_names_and_fields(config):
     for wrong, message in (
         ("canopy", "config.attentions.odd should be the name and fields of a method, .* but is 'canopy'"),
         ({"num_trees": 1}, "config.attentions.odd should be the name and fields"),
-        ({"name": "sparse"}, "name should be one of .*'sparse'"),
+        ({"name": "sparse"}, r"config.attentions.\w+: name should be one of .*'sparse'"),
     ):
         config.attentions = ml_collections.ConfigDict({"odd": wrong})
         with pytest.raises(ValueError, match=message):

@@ -35,7 +35,7 @@ def test_the_command(tmp_path):
     for flags, message in (
         (["--prompt=a", "--num_tokens=256"], "are 257 tokens, but .* 256: --max_length=257 interpolates"),
         (["--prompt="], "the prompt has no tokens"),
-        (["--prompt=a", "--fields=window=3"], "Dense has no fields"),
+        (["--prompt=a", "--fields=window=3"], "--method=dense with --fields=window=3: Dense has no fields"),
     ):
         done = run(*flags)
         assert done.returncode == 1

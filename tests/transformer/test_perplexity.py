@@ -49,7 +49,8 @@ def test_the_command(tmp_path):
     text = (tmp_path / "perplexity_tiny_160_320.md").read_text()
     assert text.startswith("- Command: `python -m transformer.perplexity --model=tiny.gguf --windows=2 ")
     assert "--fields=smyrf.num_hashes=2 --needle --json=rows.json`" in text
-    assert done.stdout.startswith("1/6 | 160 | dense | 100.0% |")
+    assert done.stdout.splitlines()[0].startswith("| tokens | method | pairs |")
+    assert done.stdout.splitlines()[1].startswith("1/6 | 160 | dense | 100.0% |")
     assert "6/6 | 320 | smyrf * |" in done.stdout
     for name in ("perplexity_tiny_160_320.png", "perplexity_tiny_160_320_by_position.png"):
         assert name in done.stdout

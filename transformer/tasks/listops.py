@@ -15,6 +15,7 @@ OPERATORS = ("MIN", "MAX", "MED", "SM")
 # 0 is padding, digits are 1 .. 10, and a closing bracket comes last.
 _DIGITS, _FIRST, _CLOSE = 1, 11, 11 + len(OPERATORS)
 VOCAB_SIZE = _CLOSE + 1
+_IN_VAIN = 20  # times that no new expression is drawn, after which there are no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ListOps:
     min_length, max_length: between them lie the tokens of those that are kept.
 
     Raises:
-        ValueError: there is nothing between the lengths.
+        ValueError: a size has no meaning, or no expression has such a length; names the field.
     """
 
     min_length: int
@@ -35,11 +36,25 @@ class ListOps:
     max_args: int = 10
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_length < self.max_length - 1 or self.max_args < 2 or self.max_depth < 2:
+        for name in ("max_depth", "max_args"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"config.data.{name} should be 2 at least, but is {getattr(self, name)}.")
+        if self.min_length < 1:
+            raise ValueError(f"config.data.min_length must be positive, got {self.min_length}.")
+        if self.max_length < self.min_length + 2:
             raise ValueError(
-                "config.data.min_length and max_length should have lengths between them, and max_depth and "
-                f"max_args should be 2 at least, but are {self}."
+                f"config.data.min_length={self.min_length} and config.data.max_length={self.max_length} "
+                "should have lengths between them."
             )
+        longest = 1
+        for _ in range(self.max_depth - 1):
+            longest = 2 + self.max_args * longest
+            if longest > self.min_length:
+                return
+        raise ValueError(
+            f"config.data.min_length={self.min_length} is too much: with max_depth={self.max_depth} and "
+            f"max_args={self.max_args} an expression has {longest} tokens at most."
+        )
 
 
 class _Level(NamedTuple):
@@ -58,14 +73,25 @@ def listops(
     """Expressions in parts of these sizes. No expression comes twice.
 
     trees: that are drawn at once.
+
+    Raises:
+        ValueError: there are too few.
     """
     rng = np.random.default_rng(seed)
     number = sum(sizes.values())
     found: dict[bytes, int] = {}
+    in_vain = 0
     while len(found) < number:
+        before = len(found)
         for row, value in zip(*_drawn(settings, rng, trees), strict=True):
             if len(found) < number:
                 found.setdefault(row.tobytes(), value)
+        in_vain = 0 if len(found) > before else in_vain + 1
+        if in_vain == _IN_VAIN:
+            raise ValueError(
+                f"there are too few expressions as config.data wants them ({settings}): {len(found)} were "
+                f"found for {number}. Let config.data.max_length be larger, or min_length and the sizes less."
+            )
     tokens = np.zeros((number, settings.max_length), np.uint8)
     lengths = np.array([len(row) for row in found], np.int32)
     for target, content in zip(tokens, found, strict=True):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from transformer.plain import PlainConfig
@@ -31,15 +32,15 @@ def _copy(
 
 
 def _language(sizes: Sizes, *, length: int, **options: Any) -> Data:
-    corpus = open_corpus(**options)
+    corpus = _made(open_corpus, "data", options)
     return TextData(sizes(vocab_size=corpus.vocab_size, length=length), corpus.parts)
 
 
 def _listops(
     sizes: Sizes, *, train_size: int, validation_size: int, test_size: int, folder: str, **options: int
 ) -> Data:
-    settings = ListOps(**options)
-    number = {"train": train_size, "validation": validation_size, "test": test_size}
+    settings = _made(ListOps, "data", options)
+    number = _positive(train=train_size, validation=validation_size, test=test_size)
     named = dataclasses.asdict(settings) | number
     parts = unflat(stored(folder, "listops", named, lambda: flat(listops(settings, number))))
     return ListOpsData(sizes(vocab_size=LISTOPS_TOKENS, length=settings.max_length), parts)
@@ -48,8 +49,8 @@ def _listops(
 def _pathfinder(
     sizes: Sizes, *, train_size: int, validation_size: int, test_size: int, folder: str, **options: int
 ) -> Data:
-    settings = Pathfinder(**options)
-    number = {"train": train_size, "validation": validation_size, "test": test_size}
+    settings = _made(Pathfinder, "data", options)
+    number = _positive(train=train_size, validation=validation_size, test=test_size)
     named = dataclasses.asdict(settings) | number
     parts = unflat(stored(folder, "pathfinder", named, lambda: flat(pathfinder(settings, number))))
     return LabelledData(sizes(vocab_size=256, length=settings.window**2), parts, 2)
@@ -99,8 +100,39 @@ def open_task(task: str, model: Mapping[str, Any], **options: Any) -> Data:
         **options: of the task; configs/ has them.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such task, an option has no meaning, or data are missing.
+        FileNotFoundError, ValueError: there is no such task, an option has no meaning, is missing or none of
+            the task's, or data are missing.
     """
     if task not in _TASKS:
         raise ValueError(f"config.data.task should be one of {sorted(_TASKS)}, but is {task!r}.")
-    return _TASKS[task](functools.partial(PlainConfig, **model), **options)
+    _check_fields(PlainConfig, "model", model, {"vocab_size", "length"})
+    return _made(functools.partial(_TASKS[task], functools.partial(PlainConfig, **model)), "data", options)
+
+
+def _made(make: Callable[..., Any], section: str, options: Mapping[str, Any]) -> Any:
+    """make(**options), if these are fields of a section of the config that it takes."""
+    _check_fields(make, section, options)
+    return make(**options)
+
+
+def _check_fields(
+    make: Callable[..., Any], section: str, options: Mapping[str, Any], decided: Collection[str] = ()
+) -> None:
+    """Raises ValueError for a field that there is not, or that is missing; names it. decided: by the data."""
+    parameters = inspect.signature(make).parameters.values()
+    known = [of.name for of in parameters if of.kind is not of.VAR_KEYWORD and of.name not in decided]
+    strange = sorted(set(options) - set(known))
+    if strange and len(known) + len(decided) == len(parameters):
+        raise ValueError(f"config.{section}.{strange[0]} is no field: there are {', '.join(known)}.")
+    wanted = {of.name for of in parameters if of.default is of.empty}
+    missing = [name for name in known if name in wanted and name not in options]
+    if missing:
+        raise ValueError(f"config.{section}.{missing[0]} is missing.")
+
+
+def _positive(**sizes: int) -> dict[str, int]:
+    """Numbers of examples by part. Raises ValueError unless all are positive."""
+    for part, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"config.data.{part}_size must be positive, got {size}.")
+    return sizes

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from transformer.plain import PlainConfig
+from transformer.tasks import listops as module
 from transformer.tasks.listops import OPERATORS, VOCAB_SIZE, ListOps, ListOpsData, listops, of_digits
 
 WORDS = ["", *map(str, range(10)), *(f"[{name}" for name in OPERATORS), "]"]
@@ -116,8 +117,22 @@ def test_the_digits_of_a_root():
 
 
 def test_lengths_that_have_no_meaning_are_refused():
-    with pytest.raises(ValueError, match="should have lengths between them"):
-        ListOps(10, 11)
+    for sizes, message in (
+        ({"max_length": 11}, "min_length=10 and config.data.max_length=11 should have lengths between them"),
+        ({"min_length": 0}, "config.data.min_length must be positive, got 0"),
+        ({"max_depth": 1}, "config.data.max_depth should be 2 at least, but is 1"),
+        ({"max_args": 1}, "config.data.max_args should be 2 at least, but is 1"),
+        ({"max_depth": 2, "max_args": 8}, "an expression has 10 tokens at most"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ListOps(**{"min_length": 10, "max_length": 40} | sizes)
+
+
+def test_too_few_expressions_are_told(monkeypatch):
+    monkeypatch.setattr(module, "_IN_VAIN", 2)
+    with pytest.raises(ValueError, match="too few expressions .*: 400 were found for 1000"):
+        # An operator and two digits.
+        listops(ListOps(3, 5, max_depth=2, max_args=2), {"train": 1000})
 
 
 @pytest.mark.slow

@@ -74,3 +74,30 @@ def test_a_tasks_data_fit_its_model(task, options):
 def test_there_is_no_other_task():
     with pytest.raises(ValueError, match=r"config.data.task should be one of \['copy', .* but is 'chess'"):
         open_task("chess", {})
+
+
+@pytest.mark.parametrize(
+    ("task", "section", "changed", "message"),
+    [
+        ("listops", "data", {"train_size": 0}, "config.data.train_size must be positive, got 0"),
+        ("pathfinder", "data", {"test_size": -1}, "config.data.test_size must be positive, got -1"),
+        ("pathfinder", "data", {"windows": 9}, "config.data.windows is no field: there are window, contour"),
+        ("language", "data", {"paths": ""}, "config.data.paths is no field: there are source, "),
+        ("copy", "data", {"window": 9}, "config.data.window is no field: there are length, num_symbols"),
+        ("copy", "data", {"length": None}, "config.data.length is missing"),
+        ("listops", "data", {"min_length": None}, "config.data.min_length is missing"),
+        ("copy", "model", {"width": 9}, "config.model.width is no field: there are hidden_size"),
+        ("copy", "model", {"num_layers": None}, "config.model.num_layers is missing"),
+        ("copy", "model", {"num_heads": 0}, "config.model.num_heads must be positive, got 0"),
+        ("copy", "model", {"attention_size": -1}, "config.model.attention_size must not be negative, got -1"),
+        ("copy", "model", {"dropout": 1.0}, r"config.model.dropout should be in \[0, 1\), got 1.0"),
+        ("copy", "model", {"vocab_size": 9}, "config.model.vocab_size is no field"),
+    ],
+)
+def test_a_wrong_field_is_named(task, section, changed, message, options):
+    config = importlib.import_module(f"configs.{CONFIGS[task]}").get_config()
+    sections = {"model": config.model.to_dict(), "data": config.data.to_dict() | options[task]}
+    sections[section] |= changed
+    sections[section] = {name: value for name, value in sections[section].items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        open_task(model=sections["model"], **sections["data"])
