@@ -14,7 +14,8 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 PRINTED = {
     "linen_attention.py": (
         r"not denoised: mean squared error 0\.2\d+\ndense: mean squared error 0\.1[0-6]\d\n"
-        r"swapped, not retrained: mean squared error 0\.1[0-6]\d\nswapped output: [1-9]\.\d% off the dense one\n"
+        r"swapped, not retrained: mean squared error 0\.1[0-6]\d\n"
+        r"swapped output: [1-9]\.\d% off the dense one\n"
     ),
     "nnx_attention.py": (
         r"loss 4\.\d+ at first, 1\.\d+ after 20 steps\n"
