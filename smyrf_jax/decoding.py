@@ -25,9 +25,10 @@ from smyrf_jax.methods import Method
 class Cache:
     """What a method keeps of the tokens so far. A pytree: it may go through jit, scan and donation.
 
-    state: of the method.
-    length: int32, tokens that it holds.
-    room: tokens that it can hold.
+    Attributes:
+        state: of the method.
+        length: int32, tokens that it holds.
+        room: tokens that it can hold.
     """
 
     state: Any

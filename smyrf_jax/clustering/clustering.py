@@ -14,11 +14,13 @@ from smyrf_jax.rows import sorted_along
 class Clustering(NamedTuple):
     """Which tokens share a cluster, in each hash round.
 
-    query_order: [*B, N, R, L, C] int32, the queries of cluster l of round r; T marks an empty slot.
-    key_order: [*B, N, R, L, K] int32, the keys of the same cluster; S marks an empty slot. K is ceil(S / L),
-        but where queries are padded (C for self-attention).
     A query is in one cluster of a round at most, and so is a key but in `local_clustering`, whose clusters
     share keys and hold more than ceil(S / L).
+
+    Attributes:
+        query_order: [*B, N, R, L, C] int32, the queries of cluster l of round r; T marks an empty slot.
+        key_order: [*B, N, R, L, K] int32, the keys of the same cluster; S marks an empty slot. K is
+            ceil(S / L), but where queries are padded (C for self-attention).
     """
 
     query_order: Int[Array, "*B N R L C"]

@@ -32,7 +32,8 @@ class Centroids(FarField):
     (Of logits of 1e8 and more that is true up to their rounding, which is whole numbers then.)
     Keys that are in no cluster of the first round count by their common mean: each key counts once.
 
-    means_per_cluster: a power of two.
+    Args:
+        means_per_cluster: a power of two.
 
     Raises:
         ValueError: means_per_cluster is no power of two.

@@ -70,7 +70,8 @@ class Features(FarField):
     Its output alone is Performer's attention. Masked keys count in neither sum. Scales are carried as
     logarithms: nothing is exponentiated before its maximum is taken off.
 
-    projection: [P, D], of `orthogonal_projection`; redraw it as often as wished. There are 2 P features.
+    Args:
+        projection: [P, D], of `orthogonal_projection`; redraw it as often as wished. There are 2 P features.
 
     Source: Scatterbrain (arXiv:2110.15343), section 4; Performer (arXiv:2009.14794).
     """

@@ -21,11 +21,12 @@ class Canopy(ContentBased):
     time than several; several are better where attention is peaked. Means mix keys of all positions, so that
     with them it cannot be causal.
 
-    num_trees: R, trees.
-    cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
-    means_per_cluster: a power of two; 0: what lies outside does not count. They cost
-        T * L * means_per_cluster pairs: double it with cluster_size as sequences grow.
-    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
+    Args:
+        num_trees: R, trees.
+        cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
+        means_per_cluster: a power of two; 0: what lies outside does not count. They cost
+            T * L * means_per_cluster pairs: double it with cluster_size as sequences grow.
+        clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: num_trees or cluster_size is not positive, or means_per_cluster is neither 0 nor a power

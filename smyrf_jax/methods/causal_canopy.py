@@ -39,16 +39,18 @@ class CausalCanopy(Method):
     Memory is linear. It is made for CPUs: on TPUs the rows that each query opens are gathered one by one,
     which takes far longer than dense attention does in a kernel (docs/language_models.md).
 
-    block_size: queries that see each other exactly; a power of two of leaves.
-    num_branches: R, that a query opens.
-    num_leaves: E, whose keys a query attends exactly.
-    leaf_size: keys of a leaf.
-    leaves_per_branch: a power of two. Larger as sequences grow: the means of branches cost
-        1 / (leaf_size * leaves_per_branch) of the pairs.
-    tree_sizes: tokens of the larger trees, each a power of two times the one before, blocks first.
-    num_sinks: first tokens that every query sees exactly. Places, without those that both masks leave out.
-    shared_choice: heads that share a key head open the same, the largest weight of them deciding: less time,
-        and less exact (benchmarks/causal.py).
+    Args:
+        block_size: queries that see each other exactly; a power of two of leaves.
+        num_branches: R, that a query opens.
+        num_leaves: E, whose keys a query attends exactly.
+        leaf_size: keys of a leaf.
+        leaves_per_branch: a power of two. Larger as sequences grow: the means of branches cost
+            1 / (leaf_size * leaves_per_branch) of the pairs.
+        tree_sizes: tokens of the larger trees, each a power of two times the one before, blocks first.
+        num_sinks: first tokens that every query sees exactly. Places, without those that both masks leave
+            out.
+        shared_choice: heads that share a key head open the same, the largest weight of them deciding: less
+            time, and less exact (benchmarks/causal.py).
 
     Raises:
         ValueError: a number is not positive, or sizes are not multiples as above.

@@ -29,9 +29,10 @@ class HyperAttention(ContentBased):
     Keys are centred, which changes no attention and takes off what they have in common. There are enough bits
     for twice as many hashes as clusters; tokens of equal hashes stay in order.
 
-    num_hashes: R, rounds.
-    cluster_size: C, queries a cluster.
-    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
+    Args:
+        num_hashes: R, rounds.
+        cluster_size: C, queries a cluster.
+        clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: a number is not positive.
@@ -88,9 +89,10 @@ class Reformer(ContentBased):
     by the same axes and sorted apart. A chunk and the one before it are two rounds of the clustering, so that
     each key is in one cluster of a round: there are 2 * num_hashes.
 
-    num_hashes: R, rounds of hashing.
-    cluster_size: C, queries a chunk.
-    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
+    Args:
+        num_hashes: R, rounds of hashing.
+        cluster_size: C, queries a chunk.
+        clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: a number is not positive.
@@ -149,8 +151,9 @@ class Routing(ContentBased):
     by several centres or by none, so that each centre is a round of the clustering, of one cluster; a query
     that none takes gets zeros. A key that several centres take counts for each of them.
 
-    cluster_size: C, queries a centre.
-    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
+    Args:
+        cluster_size: C, queries a centre.
+        clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: cluster_size is not positive.

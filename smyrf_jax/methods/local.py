@@ -25,7 +25,8 @@ def neighbours(query: Array, key: Array, window: int) -> Clustering:
 class Local(Clustered):
     """Each query with the keys around its own place; may be causal.
 
-    window: query i sees the keys j with -(window // 2) <= j - i < (window + 1) // 2.
+    Args:
+        window: query i sees the keys j with -(window // 2) <= j - i < (window + 1) // 2.
 
     Raises:
         ValueError: window is not positive.

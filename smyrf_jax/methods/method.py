@@ -199,10 +199,11 @@ def check_fields(method: type[Method], fields: dict[str, Any]) -> None:
 class Parts(NamedTuple):
     """What a clustered attention is made of.
 
-    far_field: the estimate of what lies outside the clusters; None: it does not count.
-    deduplicate: each key counts once, in however many rounds it is met; with a far field it does anyway.
-    window: keys that a query sees, where that is a local window.
-    complete: the clusters of the first round hold every key that is kept, and masked keys have no slot.
+    Attributes:
+        far_field: the estimate of what lies outside the clusters; None: it does not count.
+        deduplicate: each key counts once, in however many rounds it is met; with a far field it does anyway.
+        window: keys that a query sees, where that is a local window.
+        complete: the clusters of the first round hold every key that is kept, and masked keys have no slot.
     """
 
     clustering: Clustering
@@ -297,9 +298,10 @@ class Clustered(Method):
 class ContentBased(Clustered):
     """A clustered method whose clusters depend on what all tokens hold, later ones too.
 
-    clusters_see_future: a field of each: allow it to be causal all the same. Then no query sees a later key,
-        but with which of the earlier ones it shares a cluster depends on all tokens: fine for texts that are
-        given as a whole, wrong for training or sampling a model that predicts what comes next.
+    Attributes:
+        clusters_see_future: a field of each: allow it to be causal all the same. Then no query sees a later
+            key, but with which of the earlier ones it shares a cluster depends on all tokens: fine for texts
+            that are given as a whole, wrong for training or sampling a model that predicts what comes next.
     """
 
     cluster_size: int

@@ -24,11 +24,12 @@ class Scatterbrain(ContentBased):
 
     Unbiased before it is normalised. With a window it may be causal.
 
-    num_hashes: R, hash rounds.
-    cluster_size: C, queries a cluster.
-    num_features: of each query and key; even.
-    window: keys of a local window that takes the place of the hashed clusters; None: there is none.
-    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
+    Args:
+        num_hashes: R, hash rounds.
+        cluster_size: C, queries a cluster.
+        num_features: of each query and key; even.
+        window: keys of a local window that takes the place of the hashed clusters; None: there is none.
+        clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: a number is not positive, or num_features is odd.
@@ -91,7 +92,8 @@ class Scatterbrain(ContentBased):
 class Performer(Method):
     """Every pair by positive random features, nothing exactly. May be causal.
 
-    num_features: of each query and key; even.
+    Args:
+        num_features: of each query and key; even.
 
     Raises:
         ValueError: num_features is not positive and even.

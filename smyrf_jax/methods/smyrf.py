@@ -16,10 +16,11 @@ class Smyrf(ContentBased):
 
     With a cluster_size of T or more there is one cluster, and the result is dense attention for any rng.
 
-    num_hashes: R, hash rounds.
-    cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
-    deduplicate: each key counts once, in however many rounds it is met.
-    clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
+    Args:
+        num_hashes: R, hash rounds.
+        cluster_size: C, queries a cluster. There are L = ceil(T / C) clusters of ceil(S / L) keys.
+        deduplicate: each key counts once, in however many rounds it is met.
+        clusters_see_future: may be causal, though its clusters are cut from all tokens (`ContentBased`).
 
     Raises:
         ValueError: num_hashes or cluster_size is not positive.

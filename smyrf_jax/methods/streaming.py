@@ -24,8 +24,9 @@ class Streaming(Method):
     Pretrained language models lean on their first tokens, whatever these say: with them, a window is what
     other methods for long texts are to be compared with.
 
-    window: as of `Local`: causal, a query sees window // 2 + 1 keys.
-    num_sinks: first tokens.
+    Args:
+        window: as of `Local`: causal, a query sees window // 2 + 1 keys.
+        num_sinks: first tokens.
 
     Raises:
         ValueError: a number is not positive.
