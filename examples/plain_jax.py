@@ -11,10 +11,8 @@ def layer(params, tokens, attend):  # [B, T, 64] -> [B, T, 64]
     return tokens + jnp.einsum("btnd,ndw->btw", attend(query, key, value), params["out"])
 
 
-def clustered(query, key, value):
-    return attention(
-        query, key, value, method=Canopy()
-    )  # was: jax.nn.dot_product_attention(query, key, value)
+def clustered(query, key, value):  # was: jax.nn.dot_product_attention(query, key, value)
+    return attention(query, key, value, method=Canopy())
 
 
 keys = dict(zip(("q", "k", "v", "out", "tokens"), jax.random.split(jax.random.key(0), 5), strict=True))

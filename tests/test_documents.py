@@ -3,7 +3,7 @@
 import ast
 import doctest
 import functools
-import importlib
+import importlib.util
 import pathlib
 import re
 import shlex
@@ -79,12 +79,19 @@ def test_python_runs_as_pasted(page, tmp_path, monkeypatch, capsys):
                 pytest.fail(f"{where} does not run:\n{traceback.format_exc()}")
 
 
-def commands_of(page):
-    """Modules that `python -m` is told to run, in blocks and in lines, and what follows."""
-    text = page.read_text()
-    joined = re.sub(r"\\\n\s*", " ", text)
-    for found in re.finditer(r"python -m ([\w.]+)([^`\n#]*)", joined):
-        yield found[1], found[2]
+class Command(NamedTuple):
+    """What a page tells to run: FILE.md:LINE, what stands behind `python -m`, and the rest of the line."""
+
+    where: str
+    module: str
+    rest: str
+
+
+def commands_in(text, name):
+    """Of blocks and of lines; a backslash continues a line."""
+    for found in re.finditer(r"python3? -m ([\w.]+)((?:\\\n|[^`\n#])*)", text):
+        where = f"{name}:{text.count(chr(10), 0, found.start()) + 1}"
+        yield Command(where, found[1], found[2].replace("\\\n", " "))
 
 
 @functools.cache
@@ -126,45 +133,97 @@ def has_field(config, name):
     return True
 
 
+def check_command(command):
+    """Raises AssertionError unless there are its module, its flags, its config and the fields of that."""
+    where, module, rest = command
+    told = f"{where}: python -m {module}{rest}"
+    root = module.split(".")[0]
+    if not (ROOT / root).is_dir():
+        assert importlib.util.find_spec(root), f"{told}: there is no module {root}"
+        return
+    path = ROOT / module.replace(".", "/")
+    assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), (
+        f"{told}: there is no {module}"
+    )
+    arguments = [
+        re.fullmatch(r"--([\w.]+)(?:=(.*))?", argument) for argument in shlex.split(rest, posix=False)
+    ]
+    flags = [(found[1], found[2] or "") for found in arguments if found]
+    paths = [value.rstrip(".,;:)") for flag, value in flags if flag == "config" and "*" not in value]
+    config = config_of(paths[0]) if paths and paths[0].startswith("configs/") else None
+    for flag, _ in flags:
+        if flag.startswith("config."):
+            known = config is None or has_field(config, flag.removeprefix("config."))
+            assert known, f"{told}: no field of --{flag}"
+        else:
+            known = flags_of(module) | {"help"}
+            assert flag in known or flag.removeprefix("no") in known, f"{told}: --{flag} is no flag"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_commands_exist(page):
-    """Modules, their flags, configs and their fields."""
-    for module, rest in commands_of(page):
-        command = f"{named(page)}: python -m {module}{rest}"
-        own = module.split(".")[0] in {"biggan", "transformer", "evaluation", "launch", "benchmarks"}
-        if not own:
-            continue
-        path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
-        config = None
-        for argument in shlex.split(rest, posix=False):
-            found = re.fullmatch(r"--(?:no)?([\w.]+)(?:=(.*))?", argument)
-            if not found:
-                continue
-            flag, value = found.groups()
-            if flag == "config" and value and value.startswith("configs/") and "*" not in value:
-                config = config_of(value.rstrip(".,;:)"))
-            if flag.startswith("config."):
-                if config is not None:
-                    assert has_field(config, flag.removeprefix("config.")), f"{command}: no field of {flag}"
-                continue
-            known = flags_of(module)
-            assert flag in known or f"no{flag}" in known or argument[2:].split("=")[0] in known, (
-                f"{command}: --{flag} is no flag"
-            )
+    for command in commands_in(page.read_text(), named(page)):
+        check_command(command)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("biggan.trian --config=x", "there is no biggan.trian"),
+        ("bigan.train", "there is no module bigan"),
+        ("biggan.train --confg=x", "--confg is no flag"),
+        (
+            "biggan.train --config=configs/quickstart.py \\\n  --config.num_step=3",
+            "no field of --config.num_step",
+        ),
+    ],
+)
+def test_commands_that_do_not_exist_are_found(text, message):
+    (command,) = commands_in(f"\n`python -m {text}`", "page.md")
+    with pytest.raises(AssertionError, match=rf"^page.md:2: .*{message}"):
+        check_command(command)
+
+
+def code_of(page):
+    """Lines of shell blocks, and what stands between backticks, with the number of the line."""
+    inside = False
+    for number, line in enumerate(page.read_text().splitlines(), start=1):
+        if line.lstrip().startswith("```"):
+            inside = not inside
+        else:
+            for code in [line.strip()] if inside else re.findall(r"`([^`]+)`", line):
+                yield number, code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_targets_of_make_and_programs_exist(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for number, code in code_of(page):
+        for target in re.findall(r"^make ([a-z][\w-]*)(?!\S)", code):
+            assert target in targets, f"{named(page)}:{number}: make {target}"
+        for program in re.findall(r"^python ([\w/]+\.py)", code):
+            assert (ROOT / program).exists(), f"{named(page)}:{number}: {program}"
+
+
+def prose_of(text):
+    """The text, with as many lines, whose blocks are empty."""
+    return re.sub(r"```.*?```", lambda block: "\n" * block[0].count("\n"), text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("page", [*PAGES[:2], ROOT / "CHANGELOG.md"], ids=named)
 def test_links_lead_somewhere(page):
-    """mkdocs looks at those of docs/."""
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), f"{named(page)}: {target}"
+    """Links and pictures; mkdocs looks at those of docs/."""
+    for number, line in enumerate(prose_of(page.read_text()).splitlines(), start=1):
+        for target in re.findall(r"\]\(([^)#\s]+)|src=\"([^\"]+)", line):
+            target = "".join(target)
+            known = target.startswith("https://") or (page.parent / target).exists()
+            assert known, f"{named(page)}:{number}: there is no {target}"
 
 
 def test_the_readme_is_read_in_a_minute():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 120
-    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    prose = prose_of(text)
     words = re.sub(r"\]\([^)]*\)", "]", prose).replace("|", " ").split()
     assert len(words) <= 700
     long = [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "!["))]
