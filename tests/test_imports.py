@@ -83,7 +83,7 @@ def test_the_operation_depends_on_jax_alone():
 
 def test_only_the_entry_points_read_a_config():
     entry = {
-        "training": {"loop.py", "command.py"},
+        "training": {"loop.py", "command.py", "fields.py"},
         "biggan": {"train.py", "sample.py", "experiment.py", "restoring.py", "evaluation.py"},
         "transformer": {"finetune.py", "train.py"},
         "evaluation": set(),

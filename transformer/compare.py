@@ -163,14 +163,14 @@ def write_table(
     probes: Sequence[Probe], methods: Sequence[Sequence[Method]], command: str, stem: str
 ) -> list[str]:
     """Measures each probe with its methods, writes the table and the plot of errors; returns their paths."""
+    paths = [f"{stem}.md", f"{stem}.png"]
+    say_if_replaced(paths[0])
     rows: list[report.Row] = []
     entropies: dict[int, np.ndarray] = {}
     for probe, of_probe in zip(probes, methods, strict=True):
         entropies[probe.length] = entropies_of(probe)
         rows += rows_of(probe, of_probe)
         print("\n".join(report.line(row) for row in rows if row.length == probe.length), flush=True)
-    paths = [f"{stem}.md", f"{stem}.png"]
-    say_if_replaced(paths[0])
     pathlib.Path(paths[0]).write_text(report.table(rows, entropies, probes[0].unit, command))
     report.plot_errors(rows, paths[1])
     return paths
@@ -195,10 +195,11 @@ def draw_pictures(probe: Probe, methods: Sequence[Method], stem: str) -> list[st
 
 
 def command_line() -> str:
-    """The command that does this again."""
+    """The command that does this again. Of a path, the name of the file: where it lies is this machine's."""
+    model = pathlib.Path(_MODEL.value).name
     fields = f"--fields={','.join(_FIELDS.value)} " if _FIELDS.value else ""
     return (
-        f"python -m transformer.compare --model={_MODEL.value} --method={_METHOD.value} {fields}"
+        f"python -m transformer.compare --model={model} --method={_METHOD.value} {fields}"
         f"--lengths={','.join(_LENGTHS.value)} --pairs={','.join(_PAIRS.value)} --inputs={_INPUTS.value}"
     )
 

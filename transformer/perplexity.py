@@ -12,6 +12,7 @@ perplexity_<model>_<lengths>.md and pictures into --out, and rows into --json. W
 """
 
 import json
+import os
 import pathlib
 
 import jax
@@ -45,14 +46,18 @@ _JSON = flags.DEFINE_string("json", "", "file of the rows; empty: none.")
 
 
 def command_line() -> str:
-    """The command that does this again."""
+    """The command that does this again. Of a path, the name of the file: where it lies is this machine's."""
     flags_ = [_MODEL, _TEXT, _LENGTHS, _PAIRS, _WINDOWS, _METHODS, _FIELDS]
     shown = [
-        f"--{flag.name}={','.join(flag.value) if isinstance(flag.value, list) else flag.value}"
+        f"--{flag.name}={','.join(flag.value) if isinstance(flag.value, list) else _shown(flag.value)}"
         for flag in flags_
         if flag.value
     ]
     return " ".join(["python -m transformer.perplexity", *shown, *["--needle"] * _NEEDLE.value])
+
+
+def _shown(value: str | int) -> str:
+    return os.path.basename(value.rstrip("/")) if isinstance(value, str) else str(value)
 
 
 def compare() -> None:
@@ -93,13 +98,13 @@ def compare() -> None:
         if _NEEDLE.value:
             with_needle(windows[length][0], 0.0, np.arange(1), 0)
 
+    paths = [f"{stem}.md", f"{stem}.png", f"{stem}_by_position.png"]
+    say_if_replaced(paths[0])
     rows: list[report.Row] = []
     print(report.HEADER)
     for number, (length, name, budget, method) in enumerate(plan, 1):
         rows.append(measure(name, method, budget, loaded, windows[length], _NEEDLE.value))
         print(f"{number}/{len(plan)} {report.line(rows[-1])}", flush=True)
-    paths = [f"{stem}.md", f"{stem}.png", f"{stem}_by_position.png"]
-    say_if_replaced(paths[0])
     pathlib.Path(paths[0]).write_text(report.table(rows, command_line()))
     report.plot_pairs(rows, paths[1])
     report.plot_positions(rows, paths[2])

@@ -48,6 +48,8 @@ def test_the_command(tmp_path):
         assert row["sees_later"] == (row["method"] == "smyrf")
     text = (tmp_path / "perplexity_tiny_160_320.md").read_text()
     assert "--fields=smyrf.num_hashes=2 --needle`" in text
+    assert "--model=tiny.gguf --text=book.txt --lengths" in text
+    assert "replaced" not in done.stdout
     assert done.stdout.splitlines()[0].startswith("| tokens | method | pairs |")
     assert done.stdout.splitlines()[1].startswith("1/6 | 160 | dense | 100.0% |")
     assert "6/6 | 320 | smyrf * |" in done.stdout
