@@ -56,7 +56,7 @@ def command_line() -> str:
     return " ".join(["python -m transformer.perplexity", *shown, *["--needle"] * _NEEDLE.value])
 
 
-def _shown(value: str | int) -> str:
+def _shown(value: object) -> str:
     return os.path.basename(value.rstrip("/")) if isinstance(value, str) else str(value)
 
 

@@ -43,8 +43,8 @@ class ListOps:
             raise ValueError(f"config.data.min_length must be positive, got {self.min_length}.")
         if self.max_length < self.min_length + 2:
             raise ValueError(
-                f"config.data.min_length={self.min_length} and config.data.max_length={self.max_length} should "
-                "have lengths between them."
+                f"config.data.min_length={self.min_length} and config.data.max_length={self.max_length} "
+                "should have lengths between them."
             )
         longest = 1
         for _ in range(self.max_depth - 1):
@@ -89,8 +89,8 @@ def listops(
         in_vain = 0 if len(found) > before else in_vain + 1
         if in_vain == _IN_VAIN:
             raise ValueError(
-                f"there are too few expressions as config.data wants them ({settings}): {len(found)} were found "
-                f"for {number}. Let config.data.max_length be larger, or min_length and the sizes less."
+                f"there are too few expressions as config.data wants them ({settings}): {len(found)} were "
+                f"found for {number}. Let config.data.max_length be larger, or min_length and the sizes less."
             )
     tokens = np.zeros((number, settings.max_length), np.uint8)
     lengths = np.array([len(row) for row in found], np.int32)
