@@ -187,12 +187,13 @@ def test_help_has_a_line_for_each_field_and_no_other(configs, said):
 
 def test_a_field_that_there_is_not_is_told():
     config = config_of("quickstart")
-    good = ["--config.generator.attention.64.num_hashes=3", "--config.ema.on", "--workdir=x", "config.no"]
+    good = ["--config.generator.remat=1", "--config.ema.on", "--workdir=x", "config.no"]
     fields.check_names(config, good)
     for given, hint in (
         ("--config.batchsize=1", "Did you mean --config.batch_size"),
         ("--config.resolution=1", "--config.generator.resolution"),
         ("--config.seed.x=1", "no such field"),
+        ("--config.generator.attention.64.num_hashes=3", "a key that is a number cannot be given"),
     ):
         with pytest.raises(fields.ConfigError, match=hint):
             fields.check_names(config, [given])

@@ -73,7 +73,7 @@ def check_names(config: ml_collections.ConfigDict, given: Sequence[str]) -> None
     """Compares flags --config.name=value with the fields there are.
 
     Raises:
-        ConfigError: there is no such field; names some that are like it.
+        ConfigError: there is no such field; names some that are like it. Or the flag cannot name it.
     """
     known = dict(names(config))
     for text in given:
@@ -81,6 +81,11 @@ def check_names(config: ml_collections.ConfigDict, given: Sequence[str]) -> None
         if not text.startswith("-") or not name.startswith("config."):
             continue
         parts, place = name.split(".")[1:], config
+        if any(part.isdigit() for part in parts):
+            raise ConfigError(
+                f"--{name}: a key that is a number cannot be given on the command line: write it into a file "
+                "for --config."
+            )
         for number, part in enumerate(parts):
             if parts[number - 1 : number] and parts[number - 1] in _MAPS:
                 break

@@ -87,9 +87,9 @@ def make_parent(flag: str, path: str) -> None:
 
 
 def say_if_replaced(path: str) -> None:
-    """Tells on the terminal that what an earlier command has written is written over."""
+    """Tells on the terminal, before the work is done, that what an earlier command wrote is written over."""
     if path_of(path).exists():
-        print(f"{path} was there: it is replaced.")
+        print(f"{path} is there already: it will be replaced. Another --out keeps it.", flush=True)
 
 
 def keep_aside(path: epath.Path) -> epath.Path:

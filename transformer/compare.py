@@ -161,14 +161,14 @@ def swaps_of(probe: Probe, method: Method) -> tuple[np.ndarray, np.ndarray]:
 
 def write_table(probes: Sequence[Probe], methods: Sequence[Sequence[Method]], stem: str) -> list[str]:
     """Measures each probe with its methods, writes the table and the plot of errors; returns their paths."""
+    paths = [f"{stem}.md", f"{stem}.png"]
+    say_if_replaced(paths[0])
     rows: list[report.Row] = []
     entropies: dict[int, np.ndarray] = {}
     for probe, of_probe in zip(probes, methods, strict=True):
         entropies[probe.length] = entropies_of(probe)
         rows += rows_of(probe, of_probe)
         print("\n".join(report.line(row) for row in rows if row.length == probe.length), flush=True)
-    paths = [f"{stem}.md", f"{stem}.png"]
-    say_if_replaced(paths[0])
     pathlib.Path(paths[0]).write_text(report.table(rows, entropies, probes[0].unit))
     report.plot_errors(rows, paths[1])
     return paths

@@ -82,13 +82,13 @@ def compare() -> None:
         if _NEEDLE.value:
             with_needle(windows[length][0], 0.0, np.arange(1), 0)
 
+    paths = [f"{stem}.md", f"{stem}.png", f"{stem}_by_position.png"]
+    say_if_replaced(paths[0])
     rows: list[report.Row] = []
     print(report.HEADER)
     for number, (length, name, budget, method) in enumerate(plan, 1):
         rows.append(measure(name, method, budget, loaded, windows[length], _NEEDLE.value))
         print(f"{number}/{len(plan)} {report.line(rows[-1])}", flush=True)
-    paths = [f"{stem}.md", f"{stem}.png", f"{stem}_by_position.png"]
-    say_if_replaced(paths[0])
     pathlib.Path(paths[0]).write_text(report.table(rows))
     report.plot_pairs(rows, paths[1])
     report.plot_positions(rows, paths[2])

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from smyrf_jax import Canopy, Dense, Local, Method, Performer, Scatterbrain, Smyrf
+from smyrf_jax import Canopy, CausalCanopy, Dense, Local, Method, Performer, Scatterbrain, Smyrf, Streaming
 from smyrf_jax.methods import HyperAttention, Reformer, Routing
 
 # One array for queries and keys, so that a cluster has no more slots than it needs.
@@ -61,6 +61,17 @@ def method_by_chance(rng: np.random.Generator, name: str, clusters: int, is_caus
         "dense": Dense,
         "performer": lambda: Performer(features),
         "local": lambda: Local(window),
+        "streaming": lambda: Streaming(window, pick(rng, 1, 2, 4)),
+        "causalcanopy": lambda: CausalCanopy(
+            pick(rng, 8, 16),
+            pick(rng, 1, 2, 99),
+            pick(rng, 1, 2, 99),
+            leaf_size=2,
+            leaves_per_branch=pick(rng, 1, 2),
+            tree_sizes=pick(rng, (), (32,)),
+            num_sinks=pick(rng, 0, 1, 4),
+            shared_choice=bool(rng.integers(2)),
+        ),
         "reformer": lambda: Reformer(rounds, size, **future),
         "routing": lambda: Routing(size, **future),
         "hyperattention": lambda: HyperAttention(rounds, size, **future),
@@ -75,7 +86,8 @@ def pick(rng: np.random.Generator, *choices: Any) -> Any:
 
 def setting_by_chance(rng: np.random.Generator, names: list[str]) -> Setting:
     """One that `attention` takes."""
-    name, is_causal = pick(rng, *names), bool(rng.integers(3) == 0)
+    name = pick(rng, *names)
+    is_causal = name == "causalcanopy" or bool(rng.integers(3) == 0)
     lengths = tuple(pick(rng, 1, 2, 3, 5, 8, 13, 16, 24, 33, 40, 64) for _ in range(2))
     masking = pick(rng, *MASKINGS)
     if masking in SHARED or rng.integers(2):
@@ -117,7 +129,7 @@ def setting_by_chance(rng: np.random.Generator, names: list[str]) -> Setting:
 def without_clusters(method: Method) -> bool:
     """Which keys a query sees depends on places alone."""
     window = isinstance(method, Scatterbrain) and method.window is not None
-    return window or isinstance(method, (Dense, Performer, Local))
+    return window or isinstance(method, (Dense, Performer, Local, Streaming))
 
 
 def by_place(method: Method) -> bool:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from training.checkpoint import DamagedCheckpointError
 from training.command import is_of_user, missing_field, without_traceback
-from training.files import make_folder, path_of, tidied, write_whole
+from training.files import make_folder, path_of, say_if_replaced, tidied, write_whole
 
 
 def raised(call):
@@ -115,3 +115,14 @@ def test_a_config_of_another_program_is_told():
         (lambda: None.data, None),
     ):
         assert missing_field(raised(call), said) == field
+
+
+def test_what_is_replaced_is_told(tmp_path, capsys):
+    path = tmp_path / "table.md"
+    say_if_replaced(str(path))
+    assert capsys.readouterr().out == ""
+    path.write_text("rows")
+    say_if_replaced(str(path))
+    assert (
+        capsys.readouterr().out == f"{path} is there already: it will be replaced. Another --out keeps it.\n"
+    )

@@ -49,6 +49,7 @@ def test_the_command(tmp_path):
     text = (tmp_path / "perplexity_tiny_160_320.md").read_text()
     assert text.startswith("- Command: `python -m transformer.perplexity --model=tiny.gguf --windows=2 ")
     assert "--fields=smyrf.num_hashes=2 --needle --json=rows.json`" in text
+    assert "replaced" not in done.stdout
     assert done.stdout.splitlines()[0].startswith("| tokens | method | pairs |")
     assert done.stdout.splitlines()[1].startswith("1/6 | 160 | dense | 100.0% |")
     assert "6/6 | 320 | smyrf * |" in done.stdout

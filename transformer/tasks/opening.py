@@ -32,6 +32,7 @@ def _copy(
 
 
 def _language(sizes: Sizes, *, length: int, **options: Any) -> Data:
+    _check_length(length)
     corpus = _made(open_corpus, "data", options)
     return TextData(sizes(vocab_size=corpus.vocab_size, length=length), corpus.parts)
 
@@ -66,6 +67,7 @@ def _text(
     test_size: int,
     folder: str,
 ) -> Data:
+    _check_length(length)
     number = {"train": train_size, "validation": validation_size, "test": test_size}
     parts = reviews(path=path, length=length, folder=folder, sizes=number)
     num_classes = 1 + max(int(part.labels.max()) for part in parts.values())
@@ -77,6 +79,7 @@ def _image(sizes: Sizes, *, path: str) -> Data:
 
 
 def _retrieval(sizes: Sizes, *, path: str, length: int) -> Data:
+    _check_length(length)
     return LabelledData(sizes(vocab_size=BYTES, length=length), papers(path=path, length=length), 2)
 
 
@@ -128,6 +131,11 @@ def _check_fields(
     missing = [name for name in known if name in wanted and name not in options]
     if missing:
         raise ValueError(f"config.{section}.{missing[0]} is missing.")
+
+
+def _check_length(length: int) -> None:
+    if length < 1:
+        raise ValueError(f"config.data.length must be positive, got {length}.")
 
 
 def _positive(**sizes: int) -> dict[str, int]:
