@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.fuzz.cases import TOKENS, Case, case_by_chance, filled, kept_tokens
 from benchmarks.fuzz.programs import program
 from benchmarks.fuzz.settings import SHARED, Setting, by_place, pick, without_clusters
-from smyrf_jax import Canopy, Dense, Performer, Scatterbrain, Smyrf
+from smyrf_jax import Canopy, CausalCanopy, Dense, Performer, Scatterbrain, Smyrf
 
 # How often each check has found something to look at.
 looked_at: collections.Counter[str] = collections.Counter()
@@ -155,6 +155,8 @@ def check_dense(setting: Setting, case: Case, results: dict[str, Any]) -> Iterat
         whole = np.full(count.shape, getattr(method, "window", 0) >= 2 * max(queries, keys))
     elif isinstance(method, Dense):
         whole = np.full(count.shape, True)
+    elif isinstance(method, CausalCanopy):
+        whole = np.full(count.shape, max(queries, keys) <= method.block_size)
     else:
         size: int = getattr(method, "cluster_size", 0)
         room = 4 * max(size, -(-keys // max(1, -(-queries // size))))
@@ -248,7 +250,8 @@ def check_causal(
 ) -> Iterator[Fault]:
     """Later tokens, and whether they are masked, are changed; the loss is of earlier rows."""
     shortest = min(setting.lengths)
-    if not setting.is_causal or not without_clusters(setting.method) or shortest < 2 or case.kind == "huge":
+    strict = without_clusters(setting.method) or isinstance(setting.method, CausalCanopy)
+    if not setting.is_causal or not strict or shortest < 2 or case.kind == "huge":
         return
     looked_at["causal"] += 1
     cut, drawn = int(rng.integers(1, shortest)), case_by_chance(setting, rng)

@@ -46,9 +46,8 @@ def refused(seed: tuple[int, ...], name: str) -> list[Fault]:
         {"key_value_seq_lengths": lengths[None]},
         {"key_value_seq_lengths": lengths.astype(jnp.float32)},
     ]
-    if (
-        not without_clusters(method) and getattr(method, "cluster_size", 0) < 8
-    ):  # in one cluster nothing leaks
+    # In one cluster nothing leaks.
+    if not without_clusters(method) and getattr(method, "cluster_size", 8) < 8:
         changes.append({"is_causal": True})
     change = pick(rng, *changes)
     what = f"{method!r}, {change}".replace("\n", " ")[:200]
