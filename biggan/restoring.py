@@ -119,7 +119,7 @@ def torch_generator(workdir: str, path: str) -> tuple[Generator, dict[str, Any],
     config = read_config(workdir)
     gan = build_gan(config)
     template = jax.eval_shape(lambda: build_state(config, gan)).generator
-    variables = from_state_dict(template.variables, read_state_dict(path))
+    variables = from_state_dict(template.variables, read_state_dict(path, name="--torch_weights"))
     return gan.generator.clone(axis_name=None), variables, os.path.splitext(os.path.basename(path))[0]
 
 
@@ -140,7 +140,7 @@ def initial_networks(config: ml_collections.ConfigDict, gan: GAN) -> GANState:
             raise ValueError(f"config.init_from={config.init_from!r} should be G.pth or G.pth,D.pth.")
         for name, file in zip(("generator", "discriminator"), files, strict=False):
             network = getattr(fresh, name)
-            variables = from_state_dict(network.variables, read_state_dict(file))
+            variables = from_state_dict(network.variables, read_state_dict(file, name="config.init_from"))
             fresh = fresh.replace(**{name: network.with_variables(variables)})
         return fresh.replace(ema=None).with_average(config.ema.on)
     try:

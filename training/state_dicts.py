@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 
-def read_state_dict(path: str, preferred: str | None = None) -> dict[str, np.ndarray]:
+def read_state_dict(path: str, preferred: str | None = None, *, name: str = "path") -> dict[str, np.ndarray]:
     """A state dict from a .pth file (wants torch) or an .npz file.
 
     It may lie in dictionaries, as {"state_dict": ...}, if no other does or it is where `preferred` says
     ("state_dict_ema"); names may begin with "module.".
-    Parameters are taken as tensors, and bfloat16, which NumPy lacks, as float32.
+    Parameters are taken as tensors, and bfloat16, which NumPy lacks, as float32. name: what the user typed the
+    path behind.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -20,7 +21,7 @@ def read_state_dict(path: str, preferred: str | None = None) -> dict[str, np.nda
         ValueError: it cannot be read, or holds no state dict or several; names what is there.
     """
     if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"there is no weights file {path}.")
+        raise FileNotFoundError(f"{name}: there is no weights file {path}.")
     try:
         if path.endswith(".npz"):
             with open(path, "rb") as opened, np.load(opened) as file:

@@ -99,7 +99,7 @@ def fields_of(config: T2TConfig, outcome: Outcome) -> dict[str, Any]:
 def evaluate() -> None:
     if _JSON.value:
         make_parent("json", _JSON.value)
-    pretrained = load_t2t(_WEIGHTS.value)
+    pretrained = load_t2t(_WEIGHTS.value, name="--weights")
     config = pretrained.model.config
     methods = methods_for(config, _METHODS.value, _PAIRS.value)
     images = open_class_images(

@@ -216,6 +216,7 @@ def load_t2t(
     *,
     attention: Method | Sequence[Method] = Dense(),  # noqa: B008
     backbone: Method | Sequence[Method] = Dense(),  # noqa: B008
+    name: str = "path",
 ) -> PretrainedT2T:
     """Reads a T2T-ViT_t checkpoint, such as 81.7_T2T_ViTt_14.pth.tar of the authors.
 
@@ -223,6 +224,7 @@ def load_t2t(
         path: a file of torch (its averaged weights "state_dict_ema" where there are several; wants torch),
             .npz or .safetensors, or a folder with model.safetensors.
         attention, backbone: as for `T2TViT`.
+        name: what the user typed the path behind.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -237,7 +239,7 @@ def load_t2t(
     elif path.suffix == ".safetensors" and path.exists():
         weights = read_safetensors(path)
     else:
-        weights = read_state_dict(str(path), preferred="state_dict_ema")
+        weights = read_state_dict(str(path), preferred="state_dict_ema", name=name)
     config = _config_of(weights, path)
     model = T2TViT(config, attention, backbone)
     images = jnp.zeros((1, config.image_size, config.image_size, 3))
