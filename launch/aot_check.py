@@ -54,10 +54,11 @@ def check() -> None:
     config = _CONFIG.value
     topology = parse(_TOPOLOGY.value)
     devices = topology.devices()
-    gan = build_gan(config)
-    state = jax.eval_shape(lambda: build_state(config, gan))
-    resolution = config.generator.resolution
-    shape = (config.d_steps, config.accumulation, config.batch_size)
+    with command.fields_wanted(config_flags.get_config_filename(flags.FLAGS["config"]), FIELDS):
+        gan = build_gan(config)
+        state = jax.eval_shape(lambda: build_state(config, gan))
+        resolution = config.generator.resolution
+        shape = (config.d_steps, config.accumulation, config.batch_size)
     batch = Batch(
         jax.ShapeDtypeStruct((*shape, resolution, resolution, 3), jnp.uint8),
         jax.ShapeDtypeStruct(shape, jnp.int32),

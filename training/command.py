@@ -4,11 +4,12 @@ Whose fault an error is, is decided here alone. What a user can mend ends a comm
 and status 1. What nobody has foreseen keeps its traceback.
 """
 
+import contextlib
 import dis
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -172,20 +173,31 @@ def run(
             # configs/name.py:argument has a folder of its own for every argument.
             name = os.path.basename(path).replace(".py", "").replace(":", "_")
             processes.connect_by_flags()
-            try:
+            with fields_wanted(path, said):
                 train(config.value, workdir.value or os.path.join("runs", name))
-            except (AttributeError, KeyError) as error:
-                missing = missing_field(error, said)
-                if missing is None:
-                    raise
-                raise fields.ConfigError(
-                    f"--config={path} has no field {missing!r}, which this program wants: it is of another "
-                    "program, or older than the field. --help tells the fields."
-                ) from error
 
         without_traceback(program, "--config.batch_size")
 
     start(main, said, reference)
+
+
+@contextlib.contextmanager
+def fields_wanted(path: str, said: Mapping[str, str]) -> Iterator[None]:
+    """Around what reads the config of a path: a field that it has not is the user's to mend.
+
+    Raises:
+        ConfigError: there is no such field.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        missing = missing_field(error, said)
+        if missing is None:
+            raise
+        raise fields.ConfigError(
+            f"--config={path} has no field {missing!r}, which this program wants: it is of another program, "
+            "or older than the field. --help tells the fields."
+        ) from error
 
 
 def missing_field(error: Exception, said: Mapping[str, str]) -> str | None:

@@ -12,8 +12,9 @@ def read_state_dict(path: str, preferred: str | None = None, *, name: str = "pat
 
     It may lie in dictionaries, as {"state_dict": ...}, if no other does or it is where `preferred` says
     ("state_dict_ema"); names may begin with "module.".
-    Parameters are taken as tensors, and bfloat16, which NumPy lacks, as float32. name: what the user typed the
-    path behind.
+    Parameters are taken as tensors, and bfloat16, which NumPy lacks, as float32.
+
+    name: what the user typed the path behind.
 
     Raises:
         FileNotFoundError: there is no such file.
