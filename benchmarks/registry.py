@@ -88,7 +88,9 @@ NEEDS: dict[str, Callable[[str], str]] = {
 
 
 def _compare(model: str, method: str, flags: str, minutes: float, *more: str) -> Result:
-    command = f"python -m transformer.compare --model={model} --method={method} {flags}"
+    command = (
+        f"python -m transformer.compare --model={model} --method={method} {flags} --out=docs/results/tables"
+    )
     name = f"compare_{model}_{method}"
     files = (f"{name}.md", f"{name}.png", *(f"{name}_{end}" for end in more))
     return Result(command, minutes, files, ({"minilm": "MiniLM", "focus": "DINOv2"}[model],))
@@ -97,7 +99,10 @@ def _compare(model: str, method: str, flags: str, minutes: float, *more: str) ->
 def _perplexity(length: int, minutes: float, flags: str) -> Result:
     name = f"perplexity_smollm2_{length}"
     files = (f"{name}.md", f"{name}.png", f"{name}_by_position.png")
-    command = f"python -m transformer.perplexity --model=smollm2 --text=anarchism --lengths={length} {flags}"
+    command = (
+        f"python -m transformer.perplexity --model=smollm2 --text=anarchism --lengths={length} {flags} "
+        "--out=docs/results/tables"
+    )
     return Result(command, minutes, files, ("SmolLM2", "the book anarchism"))
 
 

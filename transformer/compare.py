@@ -47,7 +47,7 @@ _INPUTS = flags.DEFINE_integer("inputs", 4, "texts of Python's manual, or photog
 _SWAPS = flags.DEFINE_string(
     "swaps", "0.25", "part of the pairs at which layers and heads are swapped one by one; empty: not done."
 )
-_OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table and the pictures.")
+_OUT = flags.DEFINE_string("out", ".", "folder of the table and the pictures.")
 
 _SECONDS = 10.0  # for the times of one length
 

@@ -40,7 +40,7 @@ _FIELDS = flags.DEFINE_list(
 )
 _PAIRS = flags.DEFINE_list("pairs", ["0.08", "0.2"], "parts of the causal query-key pairs.")
 _NEEDLE = flags.DEFINE_bool("needle", False, "also test whether what was read far back is copied.")
-_OUT = flags.DEFINE_string("out", "docs/results/tables", "folder of the table and the pictures.")
+_OUT = flags.DEFINE_string("out", ".", "folder of the table and the pictures.")
 _JSON = flags.DEFINE_string("json", "", "file of the rows; empty: none.")
 
 

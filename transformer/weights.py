@@ -143,13 +143,17 @@ def read_onnx(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a tensor without a name is of no known use.
+        ValueError: it is no ONNX file, or a tensor without a name is of no known use.
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{path} is missing.")
-    graph = onnx.load(os.fspath(path)).graph
+    try:
+        graph = onnx.load(os.fspath(path)).graph
+    except DecodeError as error:
+        raise ValueError(f"{path} is no ONNX file, or a damaged one: {error}.") from error
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     halves: dict[str, np.ndarray] = {}
     for node in graph.node:
