@@ -14,7 +14,7 @@ from training import provenance
     ("given", "told"),
     [
         (["--pairs=1/8,1/4", "--swaps="], "--pairs=1/8,1/4 --swaps="),
-        (["--path=/home/someone/faces/", "--out", "/tmp/x"], "--path=faces --out x"),
+        (["--path=/data/faces/", "--out", "/data/x"], "--path=faces --out x"),
         (["--fields=a.b=/data/c"], "--fields=a.b=c"),
         (["--workdir=runs/own", "--path=gs://bucket/x"], "--workdir=runs/own --path=gs://bucket/x"),
         (["--prompt=two words", "~/a"], "'--prompt=two words' a"),
