@@ -21,7 +21,10 @@ from biggan.survey import lines, save_sheet, survey
 from training.command import start, without_traceback
 
 _SOURCE = flags.DEFINE_enum(
-    "source", "", ["", "folder", "tar", "tfds", "array_record"], "what to read; default: what lies at --path."
+    "source",
+    "",
+    ["", "folder", "tar", "zip", "arrays", "tfds", "array_record"],
+    "what to read; default: what lies at --path.",
 )
 _PATH = flags.DEFINE_string("path", None, "where it is.", required=True)
 _NAME = flags.DEFINE_string("name", "celeb_a_hq/128", "of the TFDS data set.")
